@@ -1,0 +1,1 @@
+"""Policies, dashboards and server configuration that are ready to use."""

@@ -1,0 +1,1 @@
+"""The run itself: signals, loop, snapshots, actuators, data, journal, metrics, command line."""

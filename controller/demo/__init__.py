@@ -1,0 +1,1 @@
+"""The demonstration run of `midcourse demo`."""

@@ -1,0 +1,1 @@
+"""Probes: monitors that measure the model itself (the only monitors that may load torch)."""

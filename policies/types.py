@@ -1,0 +1,105 @@
+"""What the engine says and hears: actions, decisions, outcomes, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+Facts = Mapping[str, Mapping[str, float]]
+"""Readings as plain numbers: ``facts["loss"]["level"]``. Instances are ``name[instance]``."""
+
+
+class Phase(Enum):
+    """Where a rule (or one instance of it) stands."""
+
+    INACTIVE = "inactive"
+    PENDING = "pending"
+    FIRING = "firing"
+    COOLDOWN = "cooldown"
+    EXHAUSTED = "exhausted"
+
+
+class Disposition(Enum):
+    """What becomes of a decision."""
+
+    ACT = "act"
+    OBSERVE = "observe"
+    AWAITING_APPROVAL = "awaiting_approval"
+    SUPPRESSED = "suppressed"
+
+
+class Status(Enum):
+    """What became of an act. APPLIED means read back, not "no exception"."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class Result(Enum):
+    """Whether an applied act helped."""
+
+    HELPED = "helped"
+    DID_NOT_HELP = "did_not_help"
+    INCONCLUSIVE = "inconclusive"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action of a rung, its parameters complete and resolved (``this`` is a source's name)."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a rule decided at a tick, with its evidence.
+
+    ``id`` is a function of rule, instance and tick, so a re-execution never counts twice.
+    ``onset`` is the tick at which the change began less the detector's lateness; None if unknown.
+    ``facts`` are all readings when it was taken (``before.*`` of a verification).
+    ``reason`` says in words why it fired, or why it was suppressed.
+    """
+
+    id: str
+    rule: str
+    instance: str
+    tick: int
+    step: int
+    branch: int
+    disposition: Disposition
+    rung: int
+    actions: tuple[Action, ...]
+    onset: int | None
+    reason: str
+    facts: Facts = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a decision; ``facts`` are the readings at the rollback's target, if there was one.
+
+    ``details`` is JSON for people and programs: what was read back, which batches were left out.
+    """
+
+    decision_id: str
+    status: Status
+    tick: int
+    reason: str = ""
+    facts: Facts = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an act helped, with the numbers that the expectation compared."""
+
+    decision_id: str
+    result: Result
+    tick: int
+    reason: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
