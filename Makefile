@@ -1,0 +1,57 @@
+# Everything runs in .venv, which the first target that needs it creates.
+# A fresh machine needs make and Python >= 3.11 only:  make demo   make test   make demo PYTHON=python3.12
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all lint types check bench clean
+
+PYTHON ?= python3
+WORKERS ?= 2
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+# One thread a process: the models of tests and demo are too small for more, and the workers share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+help:                ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: $(READY)       ## a run that goes wrong, is caught and corrected, beside its uncorrected twin
+	$(BIN)/midcourse demo $(DEMO_ARGS)
+
+test: $(READY)       ## the fast tests
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY)  ## the others: whole runs, several processes, a real Prometheus where there is one
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-all: $(READY)   ## both
+	$(PYTEST) $(PYTEST_ARGS)
+
+lint: $(READY)       ## ruff
+	$(BIN)/ruff check .
+
+types: $(READY)      ## mypy --strict, through a link that gives the folder the package's name
+	@mkdir -p build/types && ln -sfn ../.. build/types/midcourse
+	MYPYPATH=build/types $(BIN)/mypy -p midcourse
+	MYPYPATH=build/types:examples $(BIN)/mypy examples benchmarks
+
+check: lint types test test-slow  ## all that the continuous integration runs
+
+bench: $(READY)      ## microseconds a tick, by part
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --json
+
+clean:               ## remove the environment, caches and built files
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone: once it is there no later requirement makes pip look for another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Midcourse needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
