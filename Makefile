@@ -12,7 +12,8 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 # One thread a process: the models of tests and demo are too small for more, and the workers share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+# pytest looks no higher than tests/: it would import this folder as a package of whatever name the clone has.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --confcutdir=tests -n $(WORKERS)
 
 help:                ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -35,7 +36,7 @@ lint: $(READY)       ## ruff
 types: $(READY)      ## mypy --strict, through a link that gives the folder the package's name
 	@mkdir -p build/types && ln -sfn ../.. build/types/midcourse
 	MYPYPATH=build/types $(BIN)/mypy -p midcourse
-	MYPYPATH=build/types:examples $(BIN)/mypy examples benchmarks
+	MYPYPATH=build/types:examples:benchmarks $(BIN)/mypy --explicit-package-bases examples benchmarks
 
 check: lint types test test-slow  ## all that the continuous integration runs
 
