@@ -92,8 +92,8 @@ class Rung:
 class Rule:
     """One rule. ``when`` fires it; each rung of ``ladder`` is tried before the next, stronger one.
 
-    ``for_measurements`` is how many new measurements in a row ``when`` must hold. ``foreach`` names a wildcard
-    monitor: the rule then lives once for each of its instances, with a state, budget and cooldown of its own.
+    ``for_measurements`` is how many new measurements in a row ``when`` must hold. ``foreach`` names a
+    wildcard monitor: the rule then lives once an instance, with a state, budget and cooldown of its own.
     ``before_step`` says that ``when`` names nothing but monitors judged before ``optimizer.step()``,
     so the rule can still skip the step. ``mode`` OBSERVE records what it would do, and changes nothing.
     """
