@@ -1,0 +1,81 @@
+"""The documentation is true: examples in docstrings run, the README's commands and files exist."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import midcourse
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("monitors", "policies", "controller", "configs")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def module_files() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def module_name(path: Path) -> str:
+    dotted = ".".join(("midcourse", *path.relative_to(ROOT).with_suffix("").parts))
+    return dotted.removesuffix(".__init__")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", [module_name(path) for path in module_files()])
+def test_the_examples_in_docstrings_run(name: str) -> None:
+    failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert failures == 0
+
+
+@pytest.mark.parametrize("path", module_files(), ids=module_name)
+def test_every_module_and_all_that_it_offers_is_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    offered = [node for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    silent = [node.name for node in offered if not ast.get_docstring(node)]
+    assert ast.get_docstring(tree)
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", [name for name in midcourse.__all__ if name != "__version__"])
+def test_the_public_face_is_documented_to_its_methods(name: str) -> None:
+    thing = getattr(midcourse, name)
+    assert inspect.getdoc(thing)
+    methods = inspect.getmembers(thing, inspect.isfunction) if inspect.isclass(thing) else []
+    silent = [method for method, value in methods if method[0] != "_" and not inspect.getdoc(value)]
+    assert silent == []
+
+
+def test_the_readme_names_only_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = "\n".join([*blocks("sh"), *re.findall(r"`[^`\n]+`", README)])
+    named = set(re.findall(r"\bmake ([a-z-]+)", commands))
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_the_readme_tree_names_only_files_that_exist() -> None:
+    tree = next(block for block in blocks("text") if "├──" in block)
+    named = re.findall(r"[├└]── (\S+)", tree)
+    assert set(ROOMS) <= {name.rstrip("/") for name in named}
+    missing = [name for name in named if not (ROOT / name).exists() and not list(ROOT.glob(f"*/{name}"))]
+    assert missing == []
+
+
+def test_the_readme_policy_loads_and_its_python_parses(tmp_path: Path) -> None:
+    for text in blocks("yaml"):
+        (tmp_path / "policy.yaml").write_text(text)
+        assert midcourse.load_policy(tmp_path / "policy.yaml").rules
+    for code in blocks("python"):
+        ast.parse(code)
+    assert len(blocks("yaml")) == 1
