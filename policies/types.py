@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -78,6 +78,16 @@ class Decision:
     reason: str
     facts: Facts = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as what ``json.dumps`` accepts."""
+        return {**asdict(self), "disposition": self.disposition.value}
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Decision:
+        """The inverse of ``to_json``."""
+        actions = tuple(Action(**action) for action in state["actions"])
+        return cls(**{**state, "disposition": Disposition(state["disposition"]), "actions": actions})
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -103,3 +113,29 @@ class Verdict:
     tick: int
     reason: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChange:
+    """A rule, or one instance of it, went from one phase to another at a tick."""
+
+    tick: int
+    rule: str
+    instance: str
+    before: Phase
+    after: Phase
+
+
+@dataclass(slots=True)
+class Turn:
+    """What the engine said at one call: to be journalled and, where a decision is to ACT, carried out."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    phases: list[PhaseChange] = field(default_factory=list)
+
+    def extend(self, other: Turn) -> None:
+        """Append what was said at a later call."""
+        self.decisions += other.decisions
+        self.verdicts += other.verdicts
+        self.phases += other.phases

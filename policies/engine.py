@@ -1,0 +1,327 @@
+"""The engine: what should be done, decided from readings alone.
+
+A pure state machine whose only time is the tick of the samples. One tick goes like this:
+
+1. ``judge_step``, before the optimizer's step: the rules that read nothing but the guard.
+2. ``tick``, after it: trials whose window closes are judged, then all other rules are evaluated.
+3. Of the rules that fire, the strongest rung acts: stop > rollback > skip > learning rate > data > record,
+   then the first in the policy. The others stay firing, unpaid, and are recorded as suppressed, once.
+4. ``record`` takes the outcome, now or some ticks later. Until then nobody else acts.
+
+How one rule moves through its phases and up its ladder is told in ``phases``. What rules share is here: one
+act at a time, the policy's limits, overlapping trials, and the rollback that sends all of them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from ..monitors.types import Sample
+from .evidence import decide, measured_now
+from .expressions import Readings
+from .limits import LIMITS, Limiter
+from .model import Mode, Policy, Rule
+from .phases import Machine, corrects
+from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Result, Status, Turn
+from .verification import Trial, Trials
+
+_PLAIN = ("",)
+
+
+class Command(Enum):
+    """What the engine may be told from outside."""
+
+    OBSERVE = "observe"
+    ACT = "act"
+    RESUME = "resume"
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A rule with its place in the policy and its machines, one an instance, made when first needed."""
+
+    place: int
+    rule: Rule
+    machines: dict[str, Machine] = field(default_factory=dict)
+
+    def machine(self, instance: str) -> Machine:
+        if instance not in self.machines:
+            self.machines[instance] = Machine(self.rule, instance)
+        return self.machines[instance]
+
+
+@dataclass(slots=True)
+class _Now:
+    """What is measured at this call, and what is said about it."""
+
+    sample: Sample
+    readings: Readings
+    turn: Turn
+
+
+class Engine:
+    """Decides by a policy.
+
+    Args:
+        policy: the checked policy.
+        lateness: for each monitor, the ticks by which its onset comes after the true one.
+
+    ``mode`` is OBSERVE when nothing may act: by the policy, by command, or by the limits. All of its state
+    is in ``state_dict``, which belongs outside the snapshots that a rollback restores: budgets and
+    cooldowns that went back with the run would let a persistent fault roll it back for ever.
+    """
+
+    def __init__(self, policy: Policy, lateness: Callable[[str], int]) -> None:
+        self.mode = policy.mode
+        self._lateness = lateness
+        self._lanes = {rule.name: _Lane(place, rule) for place, rule in enumerate(policy.rules)}
+        self._before_step = [lane for lane in self._lanes.values() if lane.rule.before_step]
+        self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
+        self._limiter = Limiter(policy.limits) if policy.limits else None
+        self._trials = Trials()
+        self._in_flight: Decision | None = None
+        self._last_act = (-1, "")
+        self._judged_tick = -1
+
+    @property
+    def in_flight(self) -> Decision | None:
+        """The act whose outcome has not been recorded yet."""
+        return self._in_flight
+
+    def judge_step(self, sample: Sample, readings: Readings) -> Turn:
+        """Evaluate the rules that can still keep the optimizer from stepping.
+
+        ``tick`` leaves them out at the same tick, so that a measurement counts once.
+        """
+        now = _Now(sample, readings, Turn())
+        self._judged_tick = sample.tick
+        self._evaluate(self._before_step, now)
+        return now.turn
+
+    def tick(self, sample: Sample, readings: Readings) -> Turn:
+        """Judge the trials that are due, then evaluate the rules."""
+        now = _Now(sample, readings, Turn())
+        if self._trials:
+            self._judge_trials(now)
+        if self._judged_tick < sample.tick:
+            self._evaluate(self._before_step, now)
+        self._evaluate(self._after_step, now)
+        return now.turn
+
+    def record(self, outcome: Outcome) -> Turn:
+        """Take the outcome of the act in flight; any other, such as one told before, changes nothing."""
+        turn = Turn()
+        decision = self._in_flight
+        if decision is None or decision.id != outcome.decision_id:
+            return turn
+        self._in_flight = None
+        applied = outcome.status is Status.APPLIED
+        if decision.rule == LIMITS:
+            self.mode = self.mode if applied else Mode.OBSERVE
+        elif applied:
+            self._applied(decision, outcome, turn)
+        else:
+            self._machine(decision).climb(decision.rung, outcome.tick)
+        return turn
+
+    def command(self, command: str, tick: int) -> Turn:
+        """Obey a command from outside, taken up at a tick.
+
+        ``observe`` and ``act`` change the mode; budgets and cooldowns stay, and an act in flight still gets
+        its outcome. ``resume`` says that the run goes on from an earlier state in a new process: an act
+        in flight is forgotten, uncharged, for nobody knows what became of it, and rules count anew.
+
+        Raises:
+            ValueError: for another command.
+        """
+        turn = Turn()
+        if Command(command) is Command.RESUME:
+            self._in_flight = None
+            self._judged_tick = -1
+            self._rewind(tick, turn)
+        else:
+            self.mode = Mode(command)
+        return turn
+
+    # Evaluating
+
+    def _evaluate(self, lanes: Iterable[_Lane], now: _Now) -> None:
+        """Move the machines of these rules on, and let those that fire act in the order of their strength."""
+        readings = now.readings
+        wishes: list[tuple[int, int, str, Machine, int]] = []
+        for lane in lanes:
+            rule = lane.rule
+            for instance in _PLAIN if rule.foreach is None else readings.get(rule.foreach, ()):
+                holds = rule.when(readings, instance)
+                machine = lane.machines.get(instance)
+                if not holds and (machine is None or machine.phase is Phase.INACTIVE):
+                    continue
+                machine = machine or lane.machine(instance)
+                if self._advance(machine, holds, now):
+                    rung, why = machine.plan(now.sample.tick)
+                    if rung is None:
+                        self._exhaust(machine, why, now)
+                    else:
+                        wishes.append((-rule.ladder[rung].priority, lane.place, instance, machine, rung))
+        for *_, machine, rung in sorted(wishes, key=lambda wish: wish[:3]):
+            self._grant(machine, rung, now)
+
+    def _advance(self, machine: Machine, holds: bool | None, now: _Now) -> bool:
+        """Move one machine on. Where it begins to fire, its last act is judged and its rung chosen."""
+        tick, before = now.sample.tick, machine.phase
+        fresh = holds is True and measured_now(machine.rule.when, now.readings, machine.instance, tick)
+        wants = machine.advance(tick, holds, fresh)
+        if machine.phase is Phase.FIRING and before is not Phase.FIRING:
+            trial = self._trials.close(machine.key)
+            if trial is None:
+                machine.recur()
+            else:
+                now.turn.verdicts.append(trial.returned(tick))
+                machine.climb(machine.rung, tick)
+        _note(machine, before, tick, now.turn)
+        return wants
+
+    def _exhaust(self, machine: Machine, why: str, now: _Now) -> None:
+        before, machine.phase = machine.phase, Phase.EXHAUSTED
+        _note(machine, before, now.sample.tick, now.turn)
+        self._suppress(machine, len(machine.rule.ladder) - 1, why, now)
+
+    def _grant(self, machine: Machine, rung: int, now: _Now) -> None:
+        """Let a rule act, unless it only observes or another goes first."""
+        rule, tick = machine.rule, now.sample.tick
+        if not (self._observes(rule) or self._rival(tick)) and self._limiter is not None:
+            self._keep_limits(self._limiter, rule.ladder[rung].actions, now)
+        if self._observes(rule):
+            now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
+            before = machine.phase
+            machine.observed(rung, tick)
+            _note(machine, before, tick, now.turn)
+        elif rival := self._rival(tick):
+            self._suppress(machine, rung, f"{rival} goes first", now)
+        else:
+            machine.flying = True
+            self._fly(self._decision(machine, rung, Disposition.ACT, now), now)
+
+    def _keep_limits(self, limiter: Limiter, actions: tuple[Action, ...], now: _Now) -> None:
+        if not limiter.forbids(actions, now.sample.tick):
+            return
+        decision = limiter.decision(now.sample, now.readings)
+        if decision.disposition is Disposition.ACT:
+            self._fly(decision, now)
+        else:
+            self.mode = Mode.OBSERVE
+            now.turn.decisions.append(decision)
+
+    def _observes(self, rule: Rule) -> bool:
+        return self.mode is Mode.OBSERVE or rule.mode is Mode.OBSERVE
+
+    def _rival(self, tick: int) -> str:
+        """Whose act keeps all others from acting now; empty if nobody's."""
+        if self._in_flight is not None:
+            return self._in_flight.rule
+        last_tick, rule = self._last_act
+        return rule if last_tick == tick else ""
+
+    def _fly(self, decision: Decision, now: _Now) -> None:
+        self._in_flight = decision
+        self._last_act = (decision.tick, decision.rule)
+        now.turn.decisions.append(decision)
+
+    def _suppress(self, machine: Machine, rung: int, why: str, now: _Now) -> None:
+        """Record, once, why a rule that fires does not act."""
+        if machine.said != why:
+            machine.said = why
+            now.turn.decisions.append(self._decision(machine, rung, Disposition.SUPPRESSED, now, why))
+
+    def _decision(
+        self, machine: Machine, rung: int, disposition: Disposition, now: _Now, why: str = ""
+    ) -> Decision:
+        return decide(
+            machine.rule, machine.instance, rung, disposition, now.sample, now.readings, self._lateness, why
+        )
+
+    # Outcomes and verdicts
+
+    def _applied(self, decision: Decision, outcome: Outcome, turn: Turn) -> None:
+        machine = self._machine(decision)
+        before = machine.phase
+        machine.applied(decision.rung, decision.tick, outcome.tick)
+        _note(machine, before, outcome.tick, turn)
+        if not corrects(decision.actions):
+            return
+        if self._limiter is not None:
+            self._limiter.ledger.charge(decision.tick)
+        for trial in self._trials.close_where(lambda trial: True):
+            turn.verdicts.append(trial.overlapped(decision, outcome.tick))
+            self._machine(trial).waiting = False
+        rolled_back = any(action.name == "rollback" for action in decision.actions)
+        if machine.rule.verify is not None:
+            self._trials.open(Trial.of(decision, outcome, machine.rule.verify))
+            machine.waiting = not rolled_back
+        if rolled_back:
+            self._rewind(outcome.tick, turn)
+
+    def _judge_trials(self, now: _Now) -> None:
+        tick = now.sample.tick
+        for trial in self._trials.close_where(lambda trial: trial.due <= tick):
+            machine = self._machine(trial)
+            if machine.rule.verify is None:
+                continue
+            verdict = trial.judged(machine.rule.verify, now.readings, tick)
+            now.turn.verdicts.append(verdict)
+            machine.waiting = False
+            if verdict.result is Result.HELPED:
+                machine.helped()
+            elif verdict.result is Result.DID_NOT_HELP:
+                machine.climb(machine.rung, tick)
+
+    def _rewind(self, tick: int, turn: Turn) -> None:
+        for lane in self._lanes.values():
+            for machine in lane.machines.values():
+                before = machine.phase
+                machine.rewind()
+                _note(machine, before, tick, turn)
+
+    def _machine(self, of: Decision | Trial) -> Machine:
+        return self._lanes[of.rule].machine(of.instance)
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of its state, as JSON."""
+        return {
+            "mode": self.mode.value,
+            "judged_tick": self._judged_tick,
+            "last_act": list(self._last_act),
+            "limits": self._limiter and self._limiter.ledger.state_dict(),
+            "in_flight": self._in_flight and self._in_flight.to_json(),
+            "trials": self._trials.state_dict(),
+            "machines": [
+                machine.state_dict() for lane in self._lanes.values() for machine in lane.machines.values()
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state. What it says of rules that this policy does not have is left out."""
+        self.mode = Mode(state["mode"])
+        self._judged_tick = state["judged_tick"]
+        self._last_act = (state["last_act"][0], state["last_act"][1])
+        if self._limiter is not None and state["limits"] is not None:
+            self._limiter.ledger.load_state_dict(state["limits"])
+        flying = state["in_flight"]
+        known = {*self._lanes, LIMITS}
+        self._in_flight = Decision.from_json(flying) if flying and flying["rule"] in known else None
+        self._trials.load_state_dict([trial for trial in state["trials"] if trial["rule"] in known])
+        for lane in self._lanes.values():
+            lane.machines.clear()
+        for machine in state["machines"]:
+            if machine["rule"] in known:
+                self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
+
+
+def _note(machine: Machine, before: Phase, tick: int, turn: Turn) -> None:
+    if machine.phase is not before:
+        turn.phases.append(PhaseChange(tick, machine.rule.name, machine.instance, before, machine.phase))
