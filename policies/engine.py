@@ -25,7 +25,8 @@ from .expressions import Readings
 from .limits import LIMITS, Limiter
 from .model import Mode, Policy, Rule
 from .phases import Machine, corrects
-from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Result, Status, Turn
+from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Result, Status
+from .types import Turn as Turn
 from .verification import Trial, Trials
 
 _PLAIN = ("",)
