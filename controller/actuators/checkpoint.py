@@ -1,0 +1,72 @@
+"""``checkpoint``: the present state on disk, by Accelerate's own ``save_state``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...policies.types import Decision
+from ..run import Run
+from .effect import Effect
+
+FOLDER = "checkpoints"
+STATE = "midcourse.json"
+
+
+def checkpoint(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
+    """Save the state under ``RUN/checkpoints``; ``accelerator.load_state`` reads it."""
+    return Effect({"path": str(save(run, f"tick-{run.clock.tick}"))})
+
+
+def save(run: Run, name: str) -> Path:
+    """Write a checkpoint that is complete or not there at all: under a temporary name, then renamed."""
+    final = run.directory / FOLDER / name
+    partial = final.with_name(f".{name}.partial")
+    if run.ranks.main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    run.ranks.wait()
+    run.accelerator.save_state(str(partial))
+    run.ranks.wait()
+    if run.ranks.main:
+        (partial / STATE).write_text(json.dumps(_own_state(run)), encoding="utf-8")
+        _sync(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync_folder(final.parent)
+    run.ranks.wait()
+    return final
+
+
+def _own_state(run: Run) -> dict[str, Any]:
+    place = None if run.feed is None else run.feed.place
+    return {
+        "tick": run.clock.tick,
+        "step": run.clock.step,
+        "branch": run.clock.branch,
+        "epoch": None if place is None else place.epoch,
+        "batch": None if place is None else place.batch,
+        "detectors": run.detectors.state_dict(),
+        "overrides": run.layers.state_dict(),
+        "mixture": None if run.mix is None else run.mix.state_dict(),
+    }
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

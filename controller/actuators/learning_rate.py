@@ -1,0 +1,37 @@
+"""``scale_lr`` and ``set_lr``: layers over the user's schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...policies.types import Decision
+from ..learning_rate import TARGET
+from ..overrides import Kind, Layer
+from ..run import Run
+from .effect import Effect
+
+
+def scale_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
+    """Multiply the scheduled rate by ``factor`` for ``hold`` ticks, then ramp back."""
+    return _add(run, decision, Kind.SCALE, params["factor"], params)
+
+
+def set_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
+    """Replace the scheduled rate by ``to`` for ``hold`` ticks, then ramp back to the schedule."""
+    return _add(run, decision, Kind.SET, params["to"], params)
+
+
+def _add(run: Run, decision: Decision, kind: Kind, value: float, params: Mapping[str, Any]) -> Effect:
+    tick = run.clock.tick + 1
+    before = run.learning_rate.rates(tick)
+    run.layers.add(Layer(decision.id, TARGET, kind, value, tick, params["hold"], params["ramp"]))
+    after = run.learning_rate.rates(tick)
+    return Effect(
+        {"lr_before": before, "lr_after": after},
+        undo=lambda: _withdraw(run, decision.id),
+    )
+
+
+def _withdraw(run: Run, decision: str) -> None:
+    run.layers.withdraw(decision)

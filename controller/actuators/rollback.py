@@ -1,0 +1,159 @@
+"""``rollback``: back to a snapshot, and one of three ways on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...policies.types import Decision
+from .. import rng
+from ..clock import Clock
+from ..loader import Feed, Place, Window
+from ..ring import Moment, Snapshot
+from ..run import Run
+from ..training_state import SmallState
+from .effect import Effect, Refused
+
+FORWARD, SKIP = "forward", "skip"
+
+
+def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
+    """Restore a good snapshot; with ``data: skip`` or ``replay`` also schedule, step, randomness and data."""
+    chosen = find_target(run, decision, params["to"]) if run.ranks.main else None
+    tick = run.ranks.share(chosen.tick if chosen is not None else None)
+    target = next((s for s in run.ring.snapshots if s.tick == tick), None)
+    if target is None:
+        raise Refused(_why_none(run, decision, params["to"]))
+    data = params["data"] if run.rewinds is None and target.moment.place is not None else FORWARD
+    saved = _Saved.of(run)
+    ticks_undone = run.clock.tick - target.tick
+    left_out = _restore(run, decision, target, data)
+    details = {
+        "target_tick": target.tick,
+        "target_step": target.moment.step,
+        "from_step": saved.moment.step,
+        "ticks_undone": ticks_undone,
+        "data": data,
+        "left_out": left_out,
+    }
+    if data != params["data"]:
+        details["asked"] = params["data"]
+        details["because"] = run.rewinds or "the snapshot has no place in the data"
+
+    def commit() -> None:
+        run.ring.release(saved.tensors)
+        run.ring.drop_after(target, run.clock.tick)
+        run.ring.pin(target.tick, decision.id)
+        if data != FORWARD:
+            run.trail.clear()
+        for told in run.on_rollback:
+            told(saved.moment.step, run.clock.step)
+
+    return Effect(details, undo=lambda: saved.put_back(run), commit=commit, facts=target.moment.facts)
+
+
+def find_target(run: Run, decision: Decision, to: Any) -> Snapshot | None:
+    """The snapshot that ``to`` asks for: never one taken after the onset."""
+    if to == "last_good":
+        return run.ring.at_or_before(run.clock.tick)
+    if to == "before_onset":
+        onset = decision.onset if decision.onset is not None else decision.tick
+        return run.ring.at_or_before(onset - 1)
+    return run.ring.at_or_before(run.clock.tick - int(to["steps"]))
+
+
+def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
+    """Where the run stands now; ``place`` is where the feed's next step takes its first batch from."""
+    clock = run.clock
+    return Moment(
+        clock.tick,
+        clock.step,
+        clock.branch,
+        place,
+        rng.capture() if feed is None else feed.random_state(),
+        run.detectors.state_dict(),
+        run.detectors.facts(),
+    )
+
+
+def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[list[int]] | None:
+    """Put the snapshot in place and read it back; returns the first batch left out and the one after them."""
+    moment = target.moment
+    run.state.restore(target.tensors, target.small, rewind=data != FORWARD)
+    if not identical(run.state.tensors(), target.tensors):
+        raise RuntimeError("the restored state differs from the snapshot")
+    run.detectors.load_state_dict(moment.detectors)
+    run.clock.branch += 1
+    feed = run.feed
+    if data == FORWARD or feed is None or moment.place is None:
+        return None
+    run.clock.step = moment.step
+    left_out = None
+    if data == SKIP:
+        onset = decision.onset if decision.onset is not None else decision.tick
+        first = run.trail.before(onset)
+        start = moment.place.key if first is None else max(first, moment.place.key)
+        if start < feed.place.key:
+            feed.left_out.append(Window(start, feed.place.key))
+            left_out = [list(start), list(feed.place.key)]
+    # The mixture's history goes first: opening the feed draws from it.
+    if run.mix is not None:
+        run.mix.rewind(moment.place, run.clock.tick + 1)
+    feed.rewind(moment.place, moment.random_state)
+    return left_out
+
+
+def identical(live: list[torch.Tensor], kept: list[torch.Tensor]) -> bool:
+    """Whether two lists of tensors agree bit for bit (NaN equals itself)."""
+    return len(live) == len(kept) and all(_same_bits(a, b) for a, b in zip(live, kept, strict=True))
+
+
+def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    b = b.to(a.device)
+    return torch.equal(a, b) or torch.equal(
+        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
+    )
+
+
+def _why_none(run: Run, decision: Decision, to: Any) -> str:
+    good = [s.tick for s in run.ring.snapshots if s.good]
+    have = f"good snapshots are of ticks {good}" if good else "there is no good snapshot"
+    wanted = f"before the onset at tick {decision.onset}" if to == "before_onset" else f"for {to!r}"
+    return f"no snapshot {wanted}: {have}"
+
+
+@dataclass(slots=True)
+class _Saved:
+    """The state before the act, so that a failing part of it can be taken back."""
+
+    tensors: list[torch.Tensor]
+    small: SmallState
+    moment: Moment
+    clock: Clock
+    left_out: list[Window]
+    history: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, run: Run) -> _Saved:
+        return cls(
+            run.ring.copy(run.state.tensors()),
+            run.state.small(),
+            moment_of(run, run.feed, None if run.feed is None else run.feed.place),
+            replace(run.clock),
+            [] if run.feed is None else list(run.feed.left_out),
+            None if run.mix is None else run.mix.state_dict(),
+        )
+
+    def put_back(self, run: Run) -> None:
+        run.state.restore(self.tensors, self.small, rewind=True)
+        run.detectors.load_state_dict(self.moment.detectors)
+        run.clock.step, run.clock.branch = self.clock.step, self.clock.branch
+        if run.mix is not None and self.history is not None:
+            run.mix.load_state_dict(self.history)
+        if run.feed is not None and self.moment.place is not None:
+            run.feed.left_out[:] = self.left_out
+            run.feed.rewind(self.moment.place, self.moment.random_state)
+        run.ring.release(self.tensors)

@@ -1,0 +1,31 @@
+"""``stop``: end the run, with the last good state on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...policies.types import Decision
+from ..run import Run
+from .checkpoint import save
+from .effect import Effect
+
+
+def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
+    """Restore the last good snapshot, save it, and end the loop at this batch request."""
+    good = run.ring.at_or_before((decision.onset or decision.tick) - 1) if run.ranks.main else None
+    tick = run.ranks.share(None if good is None else good.tick)
+    target = next((s for s in run.ring.snapshots if s.tick == tick), None)
+    if target is not None:
+        run.state.restore(target.tensors, target.small, rewind=True)
+    path = save(run, "stopped")
+    saved = "the present state" if target is None else f"the good state of step {target.moment.step}"
+    reason = (
+        f"rule {decision.rule!r} stopped the run at step {run.clock.step}: {decision.reason}. "
+        f"{saved} is in {path}; to go on: accelerator.load_state({str(path)!r})"
+    )
+
+    def commit() -> None:
+        run.stopped = reason
+
+    return Effect({"checkpoint": str(path), "good_tick": tick}, commit=commit)

@@ -1,0 +1,43 @@
+"""The run's counters, and the trail that links ticks to places in the data."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Clock:
+    """``tick`` counts updates and never rewinds; ``step`` rewinds with the data; ``branch`` counts rollbacks."""
+
+    tick: int = 0
+    step: int = 0
+    branch: int = 0
+
+
+class Trail:
+    """Where in the data each recent tick ended, to tell which batches an interval of ticks consumed.
+
+    Args:
+        length: Ticks remembered: the reach of the ring and as much again for late detection.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._ticks: deque[int] = deque(maxlen=length)
+        self._keys: deque[tuple[int, int]] = deque(maxlen=length)
+
+    def append(self, tick: int, key: tuple[int, int]) -> None:
+        """Tick ``tick`` ended where the next batch is ``key`` = (pass, batch)."""
+        self._ticks.append(tick)
+        self._keys.append(key)
+
+    def before(self, tick: int) -> tuple[int, int] | None:
+        """The first batch that tick ``tick`` consumed; None if that is no longer known."""
+        i = bisect_right(self._ticks, tick - 1)
+        return self._keys[i - 1] if i else None
+
+    def clear(self) -> None:
+        """Forget all: the data was rewound, so that older ticks' batches lie on another branch."""
+        self._ticks.clear()
+        self._keys.clear()

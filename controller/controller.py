@@ -1,0 +1,408 @@
+"""The Controller: wires monitors, policy, journal and actuators to a user's Accelerate loop."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from prometheus_client import CollectorRegistry
+
+from ..policies.policy import Mode, Policy, load_policy
+from .clock import Clock, Trail
+from .cycle import TWO_LOADERS, Cycle, delays
+from .journal.store import Journal
+from .learning_rate import LearningRate
+from .loader import Feed, WatchedLoader
+from .loop import Counters, TrainingStopped
+from .metrics import Metrics
+from .mix import Mix
+from .norms import Norms
+from .overrides import Layers
+from .pilot import Pilot
+from .ranks import Ranks
+from .ring import Ring
+from .run import Rollback, Run
+from .signals import Recorder
+from .start_report import report, why_not_rewind
+from .training_state import Stateful, TrainingState
+from .wrapping import Wrapping
+
+log = logging.getLogger("midcourse")
+
+TWO_OPTIMIZERS = (
+    "two optimizers were prepared, so which one a policy steers is ambiguous: name it, "
+    "Controller(..., optimizer=optimizer)"
+)
+
+
+class Controller:
+    """Watches a training run and, by a written policy, corrects it while it goes on.
+
+    Make it right after the Accelerator and before ``accelerator.prepare``; the loop stays as it is.
+
+    Args:
+        accelerator: The loop's ``accelerate.Accelerator``; only this instance is instrumented.
+        policy: A YAML file, the name of a shipped policy (``"baseline"``), or a ``Policy``.
+        run_dir: Folder of the journal and of checkpoints; default ``midcourse-runs/<date>-<time>-<pid>``.
+        metrics_port: Serve Prometheus metrics on 127.0.0.1 at this port (0: any free one); None: do not.
+        registry: Prometheus registry; default a private one.
+        sources: Names of numbered data sources where the training loader is not a ``Mixture``.
+        signals: Names that will be given to ``log``; needed only with several processes.
+        optimizer: Which optimizer to steer, where several are prepared.
+        training_loader: Which loader trains, where several are read at once.
+        norms_every: Ticks between measurements of ``param_norm`` and ``update_ratio``; None: by their cost.
+        clock: Seconds; for tests.
+
+    Raises:
+        PolicyError: the policy has mistakes; the message names all of them with their places.
+        JournalError: the run folder cannot be made, or another process is writing its journal.
+
+    Example:
+        >>> from accelerate import Accelerator
+        >>> from midcourse import Controller
+        >>> accelerator = Accelerator(cpu=True)
+        >>> controller = Controller(accelerator, policy="baseline", run_dir=tmp)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        policy: str | Path | Policy = "baseline",
+        *,
+        run_dir: str | Path | None = None,
+        metrics_port: int | None = None,
+        registry: CollectorRegistry | None = None,
+        sources: Sequence[str] = (),
+        signals: Sequence[str] = (),
+        optimizer: torch.optim.Optimizer | None = None,
+        training_loader: Any = None,
+        norms_every: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._accelerator = accelerator
+        self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
+        self._ranks = Ranks(accelerator.num_processes, accelerator.process_index)
+        self._directory = Path(run_dir) if run_dir is not None else _default_directory()
+        self._recorder = Recorder(sources, (*self._policy.signals, *signals))
+        self._norms_every = norms_every
+        self._clock = clock
+        self._chosen_optimizer = optimizer
+        self._chosen_loader = training_loader
+        self._loaders: list[WatchedLoader] = []
+        self._schedulers: list[Any] = []
+        self._registered: dict[str, Stateful] = {}
+        self._on_rollback: list[Rollback] = []
+        self._notices: list[str] = []
+        self._cycle: Cycle | None = None
+        self._closed = False
+        self._metrics: Metrics | None = None
+        self._journal: Journal | None = None
+        self._pilot: Pilot | None = None
+        if self._ranks.main:
+            self._open_run(registry, metrics_port)
+        self._counters = Counters(self._step, self._is_stopped, self._at_rest)
+        self._wrapping = Wrapping(accelerator, self)
+        atexit.register(self.close)
+
+    # -- what the user calls ----------------------------------------------------------------------
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Count passes over the data in place of ``range``; owning the counter lets data be rewound."""
+        return self._counters.epochs(count)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """Count optimizer steps up to ``count``; those that a rollback took back are made again."""
+        return self._counters.steps(count)
+
+    def log(self, **signals: torch.Tensor | float) -> None:
+        """Add scalars to this tick's sample; ``loss`` replaces the one given to ``backward``."""
+        self._recorder.log(signals)
+
+    def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
+        """Give per-example losses [B] and their sources [B] (numbers or names): ``loss/source=NAME``.
+
+        Raises:
+            ValueError: the two do not match in length, or a source has no name.
+        """
+        if not self._recorder.sources:
+            self._declare_sources()
+        self._recorder.log_examples(losses, sources)
+
+    def register(self, name: str, obj: Stateful) -> None:
+        """Restore this object too on every rollback: an EMA copy, a curriculum, a scheduler of your own.
+
+        Raises:
+            TypeError: it has no ``state_dict`` and ``load_state_dict``.
+        """
+        if not isinstance(obj, Stateful):
+            raise TypeError(f"register({name!r}): {type(obj).__name__} has no state_dict and load_state_dict")
+        self._registered[name] = obj
+        if self._cycle is not None:
+            self._cycle.run.state.register(name, obj)
+
+    def on_rollback(self, told: Rollback) -> None:
+        """Call ``told(from_step, to_step)`` after every rollback, for loggers of your own."""
+        self._on_rollback.append(told)
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the journal and the checkpoints."""
+        return self._directory
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Port on which metrics are served; None where they are not."""
+        return self._port
+
+    @property
+    def stopped(self) -> str | None:
+        """Why a policy stopped the run, and where its good state is; None while it may go on."""
+        return None if self._cycle is None else self._cycle.run.stopped
+
+    def close(self) -> None:
+        """Judge the last sample, close the journal, and leave the Accelerator as it was.
+
+        Also called by ``accelerator.end_training()`` and at exit; a second call does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self._wrapping.release()
+        if self._cycle is not None:
+            self._cycle.step_raised()
+            self._cycle.drain()
+        if self._journal is not None:
+            self._journal.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    # -- what the wrapping tells ------------------------------------------------------------------
+
+    def prepared(self, optimizers: list[Any], schedulers: list[Any], loaders: list[WatchedLoader]) -> None:
+        """``accelerator.prepare`` returned these: find what is to be steered.
+
+        Raises:
+            ValueError: two optimizers, and none was chosen.
+        """
+        self._loaders += loaders
+        for optimizer in optimizers:
+            if not _is_chosen(optimizer, self._chosen_optimizer):
+                continue
+            if self._cycle is not None:
+                raise ValueError(TWO_OPTIMIZERS)
+            self._cycle = self._build(optimizer)
+        self._schedulers += schedulers
+        if self._cycle is not None:
+            for scheduler in self._schedulers:
+                self._cycle.run.state.add_schedule(scheduler)
+            self._schedulers = []
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """A micro-batch's loss was given to ``accelerator.backward``."""
+        if self._cycle is not None:
+            self._cycle.backward(loss)
+
+    def clipped(self, norm: torch.Tensor | float | None) -> None:
+        """The loop clipped, and this was the gradients' norm before."""
+        if norm is not None:
+            self._recorder.grad_norm(norm)
+
+    def before_step(self) -> None:
+        """The optimizer's step begins."""
+        self._guarded(Cycle.before_step)
+
+    def after_step(self) -> None:
+        """The optimizer's step is done."""
+        self._guarded(self._step_made)
+
+    def step_raised(self) -> None:
+        """The optimizer's step raised."""
+        if self._cycle is not None:
+            self._cycle.step_raised()
+
+    def requested(self, feed: Feed) -> bool:
+        """The loop asks a loader for its next batch; False ends its pass."""
+        return self._guarded(lambda cycle: cycle.requested(feed)) is not False
+
+    def pulled(self, feed: Feed, batch: Any) -> None:
+        """The batch is on its way to the loop."""
+        self._guarded(lambda cycle: cycle.pulled(feed, batch))
+
+    def entered(self, feed: Feed) -> None:
+        """The loop begins a pass over a loader."""
+        self._guarded(lambda cycle: cycle.entered(feed))
+
+    def left(self, feed: Feed) -> None:
+        """The loop's pass over a loader is over."""
+        self._guarded(lambda cycle: cycle.left(feed))
+
+    def crossed(self, feed: Feed, epoch: int) -> None:
+        """A rewound pass went over into ``epoch``."""
+        self._guarded(lambda cycle: cycle.crossed(feed, epoch))
+
+    # -- wiring -----------------------------------------------------------------------------------
+
+    def _open_run(self, registry: CollectorRegistry | None, port: int | None) -> None:
+        self._journal = Journal.open(self._directory)
+        self._metrics = Metrics(self._policy, registry, self._recorder.sources)
+        self._pilot = Pilot(self._policy, self._journal, self._metrics, self._clock)
+        attempt = self._journal.begin(
+            argv=sys.argv,
+            policy_text=self._policy.text,
+            policy_source=self._policy.source,
+            mode=self._policy.mode.value,
+            versions=_versions(),
+            facts={"processes": self._ranks.world, "device": str(self._accelerator.device)},
+        )
+        self._metrics.attempt(attempt)
+        self._metrics.mode(self._policy.mode)
+        self._port = None if port is None else self._metrics.serve(port)
+
+    def _build(self, optimizer: Any) -> Cycle:
+        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        plan = self._policy.snapshots
+        layers = Layers()
+        run = Run(
+            accelerator=self._accelerator,
+            optimizer=inner,
+            directory=self._directory,
+            clock=Clock(),
+            trail=Trail(4 * plan.reach),
+            ranks=self._ranks,
+            layers=layers,
+            learning_rate=LearningRate(inner, layers),
+            ring=Ring(plan.keep, plan.reach, plan.every, plan.max_overhead, clock=self._clock),
+            state=TrainingState(self._accelerator, inner),
+            detectors=_NoDetectors() if self._pilot is None else self._pilot.bank,
+            on_rollback=self._on_rollback,
+        )
+        for name, obj in self._registered.items():
+            run.state.register(name, obj)
+        trained = [p for group in inner.param_groups for p in group["params"] if p.requires_grad]
+        acting = self._policy.mode is Mode.ACT
+        if acting and (notice := run.ring.fit([p.detach() for p in trained])):
+            self._notices.append(notice)
+            log.warning("%s", notice)
+        delayed = delays(self._policy, self._accelerator.device)
+        if not delayed and self._accelerator.device.type != "cpu":
+            self._notices.append(
+                "a rule may skip a step before it is made: loss and gradient norm are read before every step, "
+                "which waits for the device once a step"
+            )
+        self._wrapping.steer(optimizer)
+        return Cycle(
+            run,
+            self._recorder,
+            Norms(trained, self._norms_every, self._clock),
+            self._pilot,
+            self._metrics,
+            delayed=delayed,
+            snapshots=acting,
+            on_feed=self._train_on,
+            clock=self._clock,
+        )
+
+    def _train_on(self, feed: Feed | None) -> None:
+        """The first backward tells which loader trains: the one that gave the last batch."""
+        assert self._cycle is not None
+        run = self._cycle.run
+        reading = [w.feed for w in self._loaders if w.feed.serving]
+        if self._chosen_loader is not None:
+            own = [w.feed for w in self._loaders if w.dataset is self._chosen_loader.dataset]
+            feed = own[0] if own else feed
+        elif len(reading) > 1:
+            raise ValueError(TWO_LOADERS)
+        run.feed = feed
+        run.rewinds = why_not_rewind(run, self._counters.owned)
+        if feed is not None and feed.mixture is not None:
+            run.mix = Mix(feed.mixture, feed, run.layers)
+            self._declare_sources()
+
+    def _declare_sources(self) -> None:
+        for watched in self._loaders:
+            mixture = watched.feed.mixture
+            if mixture is not None and not self._recorder.sources:
+                self._recorder.declare_sources(mixture.names)
+                if self._metrics is not None:
+                    self._metrics.declare_sources(mixture.names)
+
+    def _step_made(self, cycle: Cycle) -> None:
+        cycle.after_step()
+        if cycle.run.clock.tick == 1:
+            self._report(cycle.run)
+
+    def _report(self, run: Run) -> None:
+        if self._pilot is None:
+            return
+        told = report(run, self._policy, self._pilot.engine.mode, self._notices)
+        for line in told.lines:
+            log.info("%s", line)
+        self._pilot.event("start", run.clock.tick, told.facts)
+
+    def _guarded(self, part: Callable[[Cycle], bool | None]) -> bool | None:
+        """Run a part of the cycle; a failure of ours ends the watching, not the training (law 8)."""
+        if self._cycle is None or self._closed:
+            return None
+        try:
+            return part(self._cycle)
+        except TrainingStopped:
+            raise
+        except Exception:
+            if self._ranks.world > 1:
+                # The other ranks would wait for ever for one that stopped watching.
+                raise
+            log.exception("Midcourse failed and leaves the run: training goes on unwatched")
+            if self._metrics is not None:
+                self._metrics.error("controller")
+            self.close()
+            return None
+
+    def _step(self) -> int:
+        return 0 if self._cycle is None else self._cycle.run.clock.step
+
+    def _is_stopped(self) -> bool:
+        return self.stopped is not None
+
+    def _at_rest(self) -> None:
+        if self._cycle is not None:
+            self._cycle.at_rest()
+
+    _port: int | None = None
+
+
+class _NoDetectors:
+    """On ranks other than 0 nothing is sensed, so nothing is to be restored."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take over."""
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        return {}
+
+
+def _is_chosen(prepared: Any, chosen: Any) -> bool:
+    return chosen is None or chosen is prepared or chosen is getattr(prepared, "optimizer", None)
+
+
+def _default_directory() -> Path:
+    return Path("midcourse-runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for package in ("midcourse", "torch", "accelerate", "numpy", "river"):
+        found[package] = version(package)
+    return found

@@ -1,0 +1,355 @@
+"""One tick after another: what happens at each point of the user's loop, in this order.
+
+::
+
+    backward      the loss is noted (every micro-batch)
+    clipped       the gradient norm is noted, where the loop clips
+    before_step   overrides on the learning rate; signals packed, reduced, read; the guard may skip the step
+    after_step    the rate is put back; monitors and engine judge the sample; a decision waits
+    requested     the loop asks for its next batch: the decision is agreed, applied, read back, journalled
+    pulled        the batch is there: a snapshot is taken if one is due
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import find_batch_size
+
+from ..monitors.types import Sample
+from ..policies.policy import Policy
+from ..policies.types import Decision, Outcome, Status
+from .actuators.act import carry_out
+from .actuators.rollback import moment_of
+from .loader import Feed
+from .loop import TrainingStopped
+from .metrics import Metrics
+from .norms import Norms
+from .pilot import Pilot
+from .run import Run
+from .signals import CONTROL, Recorder, unpack
+from .transport import Transport
+
+log = logging.getLogger("midcourse")
+
+COMMAND, SNAPSHOT = 1, 2
+"""Flags that rank 0 puts into the control slot of a tick's vector."""
+
+TWO_LOADERS = (
+    "two loaders are read at once, so which one trains is ambiguous: name it, Controller(..., "
+    "training_loader=loader), or put the data together in a midcourse.Mixture"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What rank 0 has all processes do at the next batch request."""
+
+    decision: Decision | None = None
+    withdraw: tuple[str, ...] = ()
+
+
+class Cycle:
+    """Carries a run through its ticks.
+
+    Args:
+        run: What is steered.
+        recorder: Gathers the signals.
+        norms: Measures parameters and update on its cadence.
+        pilot: Decides; None on ranks other than 0.
+        metrics: Told of snapshots and overhead; None on ranks other than 0.
+        delayed: Read signals a tick late, so that the device is never waited for.
+        snapshots: Take one before the first step; later ones follow where decisions change the run.
+        on_feed: Called when the training loader is known.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        recorder: Recorder,
+        norms: Norms,
+        pilot: Pilot | None,
+        metrics: Metrics | None,
+        *,
+        delayed: bool,
+        snapshots: bool,
+        on_feed: Callable[[Feed | None], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.run = run
+        self.recorder = recorder
+        self._norms = norms
+        self._pilot = pilot
+        self._metrics = metrics
+        self._transport = Transport(run.accelerator.device) if delayed else None
+        self._on_feed = on_feed
+        self._clock = clock
+        self._pulled: Feed | None = None
+        self._begun = False
+        self._pending = Command()
+        self._command_due = False
+        self._snapshot_due = snapshots
+        self._skipped = False
+        self._stop_told = False
+        self._healthy = True
+        self._sample = Sample(0, 0, 0)
+        self._vector: torch.Tensor | None = None
+        self._marks_at_end: tuple[Any, ...] | None = None
+        self._schedule_at: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+        self._last_step: float | None = None
+        self._step_seconds = 0.0
+
+    # -- the forward half -------------------------------------------------------------------------
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """A micro-batch's loss; the first one also tells which loader trains."""
+        if not self._begun:
+            self._begun = True
+            self._on_feed(self._pulled)
+        elif self._pulled is not self.run.feed and self.run.rewinds is None:
+            self.run.rewinds = TWO_LOADERS
+            log.error("%s; data is not rewound any more", TWO_LOADERS)
+        self.recorder.backward(loss)
+
+    def before_step(self) -> None:
+        """Override the learning rate, measure, and let the guard judge before anything is updated."""
+        began = self._clock()
+        run, tick = self.run, self.run.clock.tick + 1
+        run.learning_rate.apply(tick)
+        if not self.recorder.has_grad_norm:
+            self.recorder.grad_norm(_gradient_norm(run.optimizer))
+        self._sample = Sample(run.clock.step + 1, tick, run.clock.branch)
+        self._skipped = False
+        self._vector = None
+        if self._transport is None:
+            self._exchange_now()
+            self._guard()
+        else:
+            vector = self.recorder.device_vector(run.accelerator.device, self._control())
+            self._vector = run.ranks.reduce(vector)
+        if not self._skipped:
+            self._norms.before_step(tick)
+        self._account("signals", began)
+
+    def _exchange_now(self) -> None:
+        vector = self.recorder.host_vector(self._control())
+        if self.run.ranks.world > 1:
+            # NCCL reduces what lies on the device; the round trip is the price of judging before the step.
+            packed = torch.tensor(vector, dtype=torch.float64, device=self.run.accelerator.device)
+            vector = self.run.ranks.reduce(packed).tolist()
+        self._sample.signals.update(unpack(self.recorder.names, vector))
+        self._heed(self._sample)
+
+    def _guard(self) -> None:
+        """Skip the update where a rule says so; every rank sees the same numbers, rank 0 decides."""
+        run, sample = self.run, self._sample
+        decision = None if self._pilot is None else self._pilot.judge_step(sample)
+        if run.ranks.world > 1:
+            norm = sample.signals.get("grad_norm", 0.0)
+            suspicious = not _finite(sample.signals.get("loss", 0.0)) or not _finite(norm) or norm == 0.0
+            decision = run.ranks.share(decision) if suspicious else None
+        if decision is None:
+            return
+        if not any(action.name == "skip_step" for action in decision.actions):
+            self._hold(decision)
+            return
+        outcome = carry_out(run, decision)
+        self._skipped = outcome.status is Status.APPLIED
+        if self._pilot is not None:
+            self._pilot.settle(outcome)
+
+    def _control(self) -> float:
+        if self._pilot is None:
+            return 0.0
+        command = COMMAND if self._pending != Command() else 0
+        wanted = self._pilot.acting and self._healthy and self.run.ring.due(self.run.clock.tick + 1)
+        return float(command | (SNAPSHOT if wanted else 0))
+
+    def _heed(self, sample: Sample) -> None:
+        """Read rank 0's flags off a reduced vector (a mean over ranks: only rank 0 gives a number)."""
+        flags = round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world)
+        self._snapshot_due = self._snapshot_due or bool(flags & SNAPSHOT)
+        self._command_due = self._command_due or bool(flags & COMMAND)
+
+    # -- the backward half ------------------------------------------------------------------------
+
+    def after_step(self) -> None:
+        """Put the rate back, complete the sample, judge what has arrived, and keep the decision for later."""
+        began = self._clock()
+        run, sample = self.run, self._sample
+        rate = run.learning_rate.effective
+        run.learning_rate.release()
+        run.clock.tick += 1
+        run.clock.step += 1
+        if run.feed is not None:
+            run.trail.append(run.clock.tick, run.feed.place.key)
+        sample.signals["lr"] = rate
+        self._time(sample, began)
+        measured = {} if self._skipped else self._norms.after_step(run.clock.tick, self._step_seconds)
+        self._account("signals", began)
+        if self._vector is None:
+            sample.signals.update({name: float(value) for name, value in measured.items()})
+            self._judge(sample)
+        elif self._transport is not None:
+            self._transport.send(sample, self.recorder.names, self._vector, measured)
+            for arrived in self._transport.receive():
+                self._heed(arrived)
+                self._judge(arrived)
+        self.recorder.clear()
+        if run.layers:
+            run.layers.expire(run.clock.tick + 1)
+        run.ring.adapt(self._step_seconds)
+        if run.feed is None:
+            self.at_rest()
+
+    def step_raised(self) -> None:
+        """The update did not happen: leave the user's learning rate as it was."""
+        self.run.learning_rate.release()
+
+    def _time(self, sample: Sample, now: float) -> None:
+        if self._last_step is not None:
+            self._step_seconds = now - self._last_step
+            sample.signals["step_time"] = self._step_seconds
+            if self._step_seconds > 0.0:
+                examples = self.recorder.examples * self.run.ranks.world
+                sample.signals["samples_per_second"] = examples / self._step_seconds
+        self._last_step = now
+
+    def _judge(self, sample: Sample) -> None:
+        if self._pilot is None or sample.branch != self.run.clock.branch:
+            return
+        decision, self._healthy = self._pilot.judge(sample)
+        self.run.ring.judged(sample.tick, self._healthy)
+        withdraw = tuple(self._pilot.take_failed())
+        for failed in withdraw:
+            self.run.ring.unpin(failed)
+        self._hold(decision, withdraw)
+
+    def _hold(self, decision: Decision | None, withdraw: tuple[str, ...] = ()) -> None:
+        """Keep what was decided until all processes can do it: with one process that is the next request."""
+        if self._pilot is None or (decision is None and not withdraw):
+            return
+        kept = self._pending
+        self._pending = Command(decision or kept.decision, kept.withdraw + withdraw)
+        self._command_due = self._command_due or self.run.ranks.world == 1
+
+    # -- between two steps ------------------------------------------------------------------------
+
+    def requested(self, feed: Feed) -> bool:
+        """Before a batch: apply what is due. False once, when a stop ends the loop.
+
+        Raises:
+            TrainingStopped: the run was stopped and the loop asks again.
+        """
+        if self._begun and feed is not self.run.feed:
+            return True
+        if self.run.stopped is None:
+            self.at_rest()
+        if self.run.stopped is None:
+            return True
+        if self._stop_told:
+            raise TrainingStopped(self.run.stopped)
+        self._stop_told = True
+        return False
+
+    def at_rest(self) -> None:
+        """Between two updates, with no gradients pending: do what was decided, let ramps go on."""
+        run = self.run
+        if self.recorder.micro_batches:
+            return
+        if self._command_due:
+            self._command_due = False
+            command = run.ranks.share(self._pending)
+            self._pending = Command()
+            self._obey(command)
+        if run.mix is not None and run.stopped is None:
+            run.mix.follow(run.clock.tick + 1)
+            if self._metrics is not None:
+                for name, weight in run.mix.applied.items():
+                    self._metrics.override(f"weight/{name}", weight)
+        if self._metrics is not None:
+            self._metrics.override("lr", run.learning_rate.multiplier)
+
+    def _obey(self, command: Command) -> None:
+        run = self.run
+        touched: set[str] = set()
+        for decision in command.withdraw:
+            touched |= run.layers.withdraw(decision)
+        if run.mix is not None and any(name.startswith("weight/") for name in touched):
+            run.mix.apply_now(run.clock.tick + 1)
+        if command.decision is None:
+            return
+        outcome = carry_out(run, command.decision)
+        if self._pilot is not None:
+            self._pilot.settle(outcome)
+
+    def pulled(self, feed: Feed, batch: Any) -> None:
+        """A batch is on its way to the loop: count it, and take a snapshot if one is due."""
+        if self._begun and feed is not self.run.feed:
+            return
+        self._pulled = feed
+        self.recorder.examples += find_batch_size(batch) or 0
+        if self._snapshot_due and not self.recorder.micro_batches and self.run.ring.keep:
+            self._snapshot_due = False
+            self._snapshot(feed)
+
+    def entered(self, feed: Feed) -> None:
+        """A pass begins: if epoch-end code has stepped a scheduler, a later rewind must do so too."""
+        if feed is self.run.feed and self._marks_at_end not in (None, self.run.state.schedule_marks()):
+            self._schedule_at[feed.place.epoch] = self.run.state.schedule()
+
+    def left(self, feed: Feed) -> None:
+        """A pass is over: note how far the schedulers have come before epoch-end code runs."""
+        if feed is self.run.feed:
+            self._marks_at_end = self.run.state.schedule_marks()
+
+    def crossed(self, feed: Feed, epoch: int) -> None:
+        """A rewound pass went over into the next without epoch-end code: do to the schedule what that did."""
+        if epoch in self._schedule_at:
+            self.run.state.restore_schedule(*self._schedule_at[epoch])
+
+    def _snapshot(self, feed: Feed) -> None:
+        began = self._clock()
+        run = self.run
+        moment = moment_of(run, feed, feed.last)
+        snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
+        # With delayed signals this tick's sample is still on its way: it decides when it comes.
+        snapshot.good = self._healthy and (self._transport is None or snapshot.tick == 0)
+        if self._metrics is not None:
+            self._metrics.snapshot(len(run.ring), run.ring.bytes, run.ring.stall)
+        self._account("snapshots", began)
+
+    def drain(self) -> None:
+        """At the end: judge what is still on its way, and settle what can no longer be done."""
+        if self._transport is not None:
+            for sample in self._transport.receive(all_of_them=True):
+                self._heed(sample)
+                self._judge(sample)
+        decision, self._pending = self._pending.decision, Command()
+        if decision is not None and self._pilot is not None:
+            outcome = Outcome(decision.id, Status.FAILED, self.run.clock.tick, "the run ended first")
+            self._pilot.settle(outcome)
+
+    def _account(self, part: str, began: float) -> None:
+        if self._metrics is not None:
+            self._metrics.overhead(part, self._clock() - began)
+
+
+def delays(policy: Policy, device: torch.device) -> bool:
+    """Whether signals are read a tick late: on a device, unless a rule may skip a step before it is made."""
+    return device.type != "cpu" and not any(rule.before_step for rule in policy.rules)
+
+
+def _gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0

@@ -1,0 +1,95 @@
+"""The effective learning rate: the user's schedule times the live overrides, for one update only.
+
+Writing ``param_groups["lr"]`` is undone by half of torch's schedulers and compounds under the other
+half, so the rate is changed when ``optimizer.step()`` begins and put back when it ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .overrides import Layers
+
+TARGET = "lr"
+
+
+class LearningRate:
+    """Applies the ``lr`` layers around an optimizer's step.
+
+    Args:
+        optimizer: The inner torch optimizer; a group's ``lr`` may be a float or a tensor.
+        layers: The live overrides.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, layers: Layers) -> None:
+        self._optimizer = optimizer
+        self._layers = layers
+        self._own: list[float | torch.Tensor] | None = None
+        self._multiplier = 1.0
+        self.effective = float("nan")
+
+    def scheduled(self) -> list[float]:
+        """The user's own rate of each group, as the schedule left it."""
+        if self._own is not None:
+            return [float(rate) for rate in self._own]
+        return [_as_float(group["lr"]) for group in self._optimizer.param_groups]
+
+    def apply(self, tick: int) -> None:
+        """Put the effective rates in place for the step that begins now."""
+        self.release()
+        groups = self._optimizer.param_groups
+        if not self._layers.touches(TARGET):
+            self.effective = _as_float(groups[0]["lr"])
+            self._multiplier = 1.0
+            return
+        rates = self.rates(tick)
+        self._own = [_keep(group["lr"]) for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            _write(group, rate)
+        self.effective = _as_float(groups[0]["lr"])
+        scheduled = _as_float(self._own[0])
+        self._multiplier = self.effective / scheduled if scheduled else 1.0
+
+    def release(self) -> None:
+        """Put the user's own rates back; does nothing when none is replaced."""
+        if self._own is None:
+            return
+        for group, rate in zip(self._optimizer.param_groups, self._own, strict=True):
+            _write(group, rate)
+        self._own = None
+
+    def rates(self, tick: int) -> list[float]:
+        """Effective rate of each group.
+
+        A set rate is the largest group's; the others keep their ratio to it.
+        """
+        scheduled = self.scheduled()
+        top = max(scheduled)
+        value = self._layers.value(TARGET, top, tick)
+        return [value * (rate / top if top > 0.0 else 1.0) for rate in scheduled]
+
+    @property
+    def multiplier(self) -> float:
+        """Effective over scheduled rate of the last update; 1 where nothing overrides it."""
+        return self._multiplier
+
+
+def _as_float(rate: Any) -> float:
+    return float(rate)
+
+
+def _keep(rate: Any) -> float | torch.Tensor:
+    return rate.clone() if isinstance(rate, torch.Tensor) else float(rate)
+
+
+def _write(group: dict[str, Any], rate: float | torch.Tensor) -> None:
+    # A tensor rate is shared with captured graphs: it has to change in place.
+    if isinstance(group["lr"], torch.Tensor):
+        if isinstance(rate, torch.Tensor):
+            group["lr"].copy_(rate)
+        else:
+            group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

@@ -1,0 +1,273 @@
+"""The loader's stand-in: serves the user's batches, knows where it is, and can go back.
+
+The user's loop sees the loader that Accelerate prepared (attributes, length, ``isinstance``). The
+stand-in asks the desk before each batch, which is where every act is applied, and reports each batch it
+has pulled, which is where snapshots are taken. It can return to an earlier place in the same or in an
+earlier pass, and leave windows of batches out, without the loop noticing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import wrapt
+from accelerate import skip_first_batches
+from accelerate.data_loader import DataLoaderDispatcher
+
+from . import rng
+from .mixture import Mixture, find_mixture
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the data: ``batch`` batches of pass ``epoch`` have been served.
+
+    ``origin`` is the random state at the pass's start, from which its order is drawn again.
+    """
+
+    epoch: int
+    batch: int
+    origin: rng.RandomState
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What orders places."""
+        return (self.epoch, self.batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Batches ``start`` to ``stop`` (excluded), as (pass, batch), that are left out."""
+
+    start: tuple[int, int]
+    stop: tuple[int, int]
+
+    def holds(self, key: tuple[int, int]) -> bool:
+        """Whether the batch is left out."""
+        return self.start <= key < self.stop
+
+
+class Desk(Protocol):
+    """Whom a feed asks and tells; the controller is one."""
+
+    def requested(self, feed: Feed) -> bool:
+        """Before a batch is pulled: apply what is due. False ends the loop."""
+        ...
+
+    def pulled(self, feed: Feed, batch: Any) -> None:
+        """After a batch was pulled and before the loop gets it."""
+        ...
+
+    def entered(self, feed: Feed) -> None:
+        """The loop begins a pass."""
+        ...
+
+    def left(self, feed: Feed) -> None:
+        """The loop's pass has come to its end; what follows is epoch-end code."""
+        ...
+
+    def crossed(self, feed: Feed, epoch: int) -> None:
+        """A rewound pass has come to its end and ``epoch`` begins, without epoch-end code in between."""
+        ...
+
+
+class Feed:
+    """The batches of one prepared loader, pass after pass.
+
+    Args:
+        loader: What ``accelerator.prepare`` (or ``skip_first_batches``) returned.
+        desk: Asked before and told after every batch.
+    """
+
+    def __init__(self, loader: Any, desk: Desk) -> None:
+        self.loader = loader
+        self.mixture: Mixture | None = find_mixture(loader)
+        self.left_out: list[Window] = []
+        self._desk = desk
+        self._source = loader
+        self._batches: Iterator[Any] = iter(())
+        self._place = self._last = Place(0, 0, rng.capture())
+        self._origins: dict[int, rng.RandomState] = {}
+        self._goes_on_to: int | None = None
+        self._after_pull: rng.RandomState | None = None
+        self._serving = False
+
+    @property
+    def place(self) -> Place:
+        """Where the next batch will come from."""
+        return self._place
+
+    @property
+    def last(self) -> Place:
+        """Where the batch that was pulled last came from."""
+        return self._last
+
+    @property
+    def serving(self) -> bool:
+        """Whether a loop is in the middle of a pass."""
+        return self._serving
+
+    @property
+    def draws_per_batch(self) -> int:
+        """Examples that all processes together take for one batch each."""
+        return int(self.loader.total_batch_size)
+
+    @property
+    def draw(self) -> int:
+        """Position in the mixture's stream of the next batch's first example."""
+        assert self.mixture is not None
+        return self.draw_at(self._place)
+
+    def draw_at(self, place: Place) -> int:
+        """Position in the mixture's stream at which a place begins."""
+        assert self.mixture is not None
+        return place.epoch * self.mixture.epoch_size + place.batch * self.draws_per_batch
+
+    def serve(self) -> Iterator[Any]:
+        """One pass of the user's loop; after a rewind it may hold the end of an earlier pass too.
+
+        A pass begun inside another (an evaluation on training data, say) is none of ours.
+        """
+        if self._serving:
+            yield from self.loader
+            return
+        self._serving = True
+        try:
+            last = self._begin_pass()
+            self._desk.entered(self)
+            while self._desk.requested(self):
+                batch = self._pull(last)
+                if batch is _END:
+                    self._desk.left(self)
+                    return
+                self._desk.pulled(self, batch)
+                yield batch
+            self._close()
+        finally:
+            # A loop that breaks off leaves Accelerate's own iterator to the garbage collector; so do we.
+            self._serving = False
+            self._batches = iter(())
+
+    def rewind(self, place: Place, random_state: rng.RandomState) -> None:
+        """Make ``place`` the next batch, with the random state in force once it is pulled.
+
+        Drawing the order anew consumes randomness, so the random state of the moment is restored
+        only after the first batch has come.
+        """
+        if not self._serving and self._goes_on_to is None:
+            self._goes_on_to = self._epoch_of_loader()
+        rng.restore(place.origin, self._generators())
+        self._open(place)
+        self._after_pull = random_state
+
+    def refresh(self) -> None:
+        """Draw what was prefetched again, so that new mixture weights reach the very next batch."""
+        self.rewind(self._place, self.random_state())
+
+    def random_state(self) -> rng.RandomState:
+        """The random state of the moment, the loader's own generators included."""
+        return rng.capture(self._generators())
+
+    def _pull(self, last: int) -> Any:
+        while True:
+            batch = next(self._batches, _END)
+            if batch is _END:
+                self._finish_pass()
+                if self._place.epoch >= last:
+                    return _END
+                self._cross(self._place.epoch + 1)
+                continue
+            key = self._place.key
+            self._last = self._place
+            self._place = Place(self._place.epoch, self._place.batch + 1, self._place.origin)
+            if any(window.holds(key) for window in self.left_out):
+                continue
+            if self._after_pull is not None:
+                rng.restore(self._after_pull, self._generators())
+                self._after_pull = None
+            return batch
+
+    def _begin_pass(self) -> int:
+        """Open the pass that the loop asks for; returns its number, after which the loop's pass ends."""
+        if self._goes_on_to is not None:
+            # Rewound between two passes: what was rewound to comes first.
+            last, self._goes_on_to = self._goes_on_to, None
+            return last
+        last = self._epoch_of_loader()
+        origin = self.random_state()
+        self._origins[last] = origin
+        self._open(Place(last, 0, origin))
+        return last
+
+    def _cross(self, epoch: int) -> None:
+        """From a rewound pass into the next one, with the randomness that it began with."""
+        origin = self._origins.get(epoch)
+        if origin is None:
+            origin = self.random_state()
+        else:
+            rng.restore(origin, self._generators())
+        self._desk.crossed(self, epoch)
+        self._open(Place(epoch, 0, origin))
+
+    def _open(self, place: Place) -> None:
+        self._close()
+        self._place = place
+        self._source = self.loader
+        if hasattr(self.loader, "iteration"):
+            self.loader.iteration = place.epoch
+        if self.mixture is not None:
+            if place.batch:
+                self.mixture.sampler.seek(self.draw_at(place))
+        elif place.batch:
+            self._source = skip_first_batches(self.loader, place.batch * self._base_batches())
+        self._batches = iter(self._source)
+
+    def _close(self) -> None:
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+        # An iterator dropped in mid-pass would stay Accelerate's active loader.
+        if hasattr(self._source, "end"):
+            self._source.end()
+        self._batches = iter(())
+
+    def _finish_pass(self) -> None:
+        # A skipping copy counted its own pass; the loader itself must count it too.
+        if self._source is not self.loader and hasattr(self.loader, "iteration"):
+            self.loader.iteration = self._place.epoch + 1
+
+    def _epoch_of_loader(self) -> int:
+        return int(getattr(self.loader, "iteration", self._place.epoch))
+
+    def _generators(self) -> tuple[torch.Generator, ...]:
+        own = getattr(self.loader, "synchronized_generator", None)
+        return (own,) if isinstance(own, torch.Generator) else ()
+
+    def _base_batches(self) -> int:
+        # A dispatcher counts the base loader's batches, of which each step takes one a process.
+        if isinstance(self.loader, DataLoaderDispatcher) and not self.loader.split_batches:
+            return int(self.loader.state.num_processes)
+        return 1
+
+
+_END = object()
+
+
+class WatchedLoader(wrapt.ObjectProxy[Any]):
+    """A prepared loader whose iteration goes through a feed; in all else it is that loader."""
+
+    def __init__(self, loader: Any, desk: Desk) -> None:
+        super().__init__(loader)
+        self._self_feed = Feed(loader, desk)
+
+    @property
+    def feed(self) -> Feed:
+        """The feed that serves this loader's batches."""
+        feed: Feed = self._self_feed
+        return feed
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._self_feed.serve()

@@ -1,0 +1,89 @@
+"""The data mix in force: the mixture's own weights under the live overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .loader import Feed, Place
+from .mixture import Mixture
+from .overrides import Layers
+
+STAGE = 0.05
+"""A ramp changes the mix in stages of this share of all weight: each change is an entry in its history."""
+
+
+def target(source: str) -> str:
+    """The override target of a source's weight."""
+    return f"weight/{source}"
+
+
+class Mix:
+    """Keeps a mixture's weights equal to what the overrides make of its own ones.
+
+    Args:
+        mixture: The stream of the training loader.
+        feed: Knows which draw comes next, and can have prefetched batches drawn again.
+        layers: The live overrides, in the units of the mixture's own weights.
+    """
+
+    def __init__(self, mixture: Mixture, feed: Feed, layers: Layers) -> None:
+        self._mixture = mixture
+        self._feed = feed
+        self._layers = layers
+        self._base = dict(mixture.base_weights)
+        self._applied = dict(self._base)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources."""
+        return self._mixture.names
+
+    @property
+    def applied(self) -> Mapping[str, float]:
+        """The weights that were last put in force."""
+        return self._applied
+
+    def wanted(self, tick: int) -> dict[str, float]:
+        """The weights that the overrides ask for at this tick."""
+        return {name: self._layers.value(target(name), base, tick) for name, base in self._base.items()}
+
+    def apply_now(self, tick: int) -> None:
+        """Put the wanted weights in force for the very next batch: what was prefetched is drawn again."""
+        self._set(self.wanted(tick), self._feed.draw)
+        self._feed.refresh()
+
+    def follow(self, tick: int) -> None:
+        """Let a ramp go on: in stages, once what is prefetched has been consumed."""
+        wanted = self.wanted(tick)
+        if wanted == self._applied:
+            return
+        total = sum(self._base.values())
+        arrived = not any(self._layers.touches(target(name)) for name in wanted)
+        if arrived or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE * total:
+            self._set(wanted, self._feed.draw + self._prefetched())
+
+    def rewind(self, place: Place, tick: int) -> None:
+        """Before the feed goes back: forget the abandoned branch's weights, put those of now in force."""
+        self._set(self.wanted(tick), self._feed.draw_at(place))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mixture's weight history and the weights in force, as JSON."""
+        return {"mixture": self._mixture.state_dict(), "applied": self._applied}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from ``state_dict``."""
+        self._mixture.load_state_dict(state["mixture"])
+        self._applied = dict(state["applied"])
+
+    def _set(self, weights: dict[str, float], at: int) -> None:
+        # A stage of a ramp may be waiting further on; what comes first now is decided now.
+        self._mixture.truncate(at)
+        self._mixture.set_weights(weights, at=at)
+        self._applied = weights
+
+    def _prefetched(self) -> int:
+        """Draws that may have been made ahead: workers' queues and Accelerate's one; alike on every process."""
+        loader = self._feed.loader
+        batches = (loader.num_workers or 0) * (loader.prefetch_factor or 0) + 2
+        return int(batches) * self._feed.draws_per_batch

@@ -1,0 +1,70 @@
+"""``param_norm`` and ``update_ratio``, on a cadence that follows from what measuring them costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+MAX_SHARE = 0.005
+"""Share of training time that measuring the model may take."""
+
+LONGEST = 100
+"""Ticks between two measurements at most, so that a monitor warms up in a run of a few thousand."""
+
+
+class Norms:
+    """L2 norm of all trained parameters, and of one update relative to it.
+
+    Measuring an update needs a copy of the parameters before the step, so it is not done at every
+    tick: the cost is measured, and the cadence is what keeps it below ``MAX_SHARE`` of the run.
+
+    Args:
+        parameters: The trained parameters.
+        every: Ticks between measurements; None chooses from the cost.
+        clock: Seconds; injected for tests.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.Tensor],
+        every: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._parameters = list(parameters)
+        self._every = every
+        self._clock = clock
+        self._before: list[torch.Tensor] | None = None
+        self._began = 0.0
+        self._due = 1
+        self.cost = 0.0
+
+    def before_step(self, tick: int) -> None:
+        """Keep the parameters if the update of this tick is to be measured."""
+        if tick < self._due or not self._parameters:
+            return
+        self._began = self._clock()
+        with torch.no_grad():
+            if self._before is None:
+                self._before = [torch.empty_like(p) for p in self._parameters]
+            torch._foreach_copy_(self._before, self._parameters)
+        self.cost = self._clock() - self._began
+
+    def after_step(self, tick: int, step_seconds: float) -> dict[str, torch.Tensor]:
+        """The two signals as scalars on the device, or nothing where this tick is not measured."""
+        if tick < self._due or self._before is None:
+            return {}
+        began = self._clock()
+        with torch.no_grad():
+            norm = torch.nn.utils.get_total_norm(self._parameters)
+            torch._foreach_sub_(self._before, self._parameters)
+            update = torch.nn.utils.get_total_norm(self._before)
+        self.cost += self._clock() - began
+        self._due = tick + (self._every or self._cadence(step_seconds))
+        return {"param_norm": norm, "update_ratio": update / norm}
+
+    def _cadence(self, step_seconds: float) -> int:
+        if step_seconds <= 0.0:
+            return LONGEST
+        return min(LONGEST, max(1, round(self.cost / (MAX_SHARE * step_seconds))))

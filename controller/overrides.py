@@ -1,0 +1,116 @@
+"""Overrides are layers over the user's own values; nothing is ever written into a schedule.
+
+A layer belongs to the decision that added it. It holds for a while, then ramps back to the user's
+value, and can be withdrawn at any time: what is left is exactly the composition of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+
+class Kind(Enum):
+    """How a layer meets the value below it."""
+
+    SCALE = "scale"
+    SET = "set"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One override of one target.
+
+    ``value`` applies in full from tick ``start`` for ``hold`` ticks (None: for good), then fades
+    linearly over ``ramp`` ticks. ``target`` is ``lr`` or ``weight/NAME``.
+    """
+
+    decision: str
+    target: str
+    kind: Kind
+    value: float
+    start: int
+    hold: int | None = None
+    ramp: int = 0
+
+    def strength(self, tick: int) -> float:
+        """1 while held, falling to 0 over the ramp, 0 when it is over."""
+        if self.hold is None or tick < self.start + self.hold:
+            return 1.0
+        faded = tick - (self.start + self.hold)
+        return max(0.0, 1.0 - (faded + 1) / (self.ramp + 1))
+
+    def over(self, tick: int) -> bool:
+        """Whether nothing of it is left at this tick."""
+        return self.hold is not None and tick >= self.start + self.hold + self.ramp
+
+
+class Layers:
+    """All live overrides, and the value that they make of a user's value.
+
+    The newest SET layer replaces the user's value (in part while it ramps); the SCALE layers then
+    multiply, in no particular order, because a product has none. Lives outside the snapshot: a
+    rollback must not revert the learning-rate cut that came with it.
+    """
+
+    def __init__(self) -> None:
+        self._layers: list[Layer] = []
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers)
+
+    def __bool__(self) -> bool:
+        return bool(self._layers)
+
+    def add(self, layer: Layer) -> None:
+        """Put a layer on top."""
+        self._layers.append(layer)
+
+    def withdraw(self, decision: str) -> set[str]:
+        """Take away what a decision added; returns the targets that this changes."""
+        gone = {layer.target for layer in self._layers if layer.decision == decision}
+        self._layers = [layer for layer in self._layers if layer.decision != decision]
+        return gone
+
+    def expire(self, tick: int) -> set[str]:
+        """Drop the layers that are over; returns the targets that they were on."""
+        gone = {layer.target for layer in self._layers if layer.over(tick)}
+        if gone:
+            self._layers = [layer for layer in self._layers if not layer.over(tick)]
+        return gone
+
+    def touches(self, target: str) -> bool:
+        """Whether any layer is on the target."""
+        return any(layer.target == target for layer in self._layers)
+
+    def setting(self, target: str, tick: int) -> tuple[float, float]:
+        """Value and strength of the newest SET layer on the target; (0, 0) where there is none."""
+        for layer in reversed(self._layers):
+            if layer.target == target and layer.kind is Kind.SET:
+                return layer.value, layer.strength(tick)
+        return 0.0, 0.0
+
+    def factor(self, target: str, tick: int) -> float:
+        """Product of the SCALE layers on the target."""
+        factor = 1.0
+        for layer in self._layers:
+            if layer.target == target and layer.kind is Kind.SCALE:
+                factor *= 1.0 + (layer.value - 1.0) * layer.strength(tick)
+        return factor
+
+    def value(self, target: str, base: float, tick: int) -> float:
+        """What the layers make of the user's ``base`` at this tick."""
+        value, strength = self.setting(target, tick)
+        if strength:
+            base += (value - base) * strength
+        return base * self.factor(target, tick)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The layers as JSON."""
+        return [{**asdict(layer), "kind": layer.kind.value} for layer in self._layers]
+
+    def load_state_dict(self, state: list[Mapping[str, Any]]) -> None:
+        """Take over the layers from ``state_dict``."""
+        self._layers = [Layer(**{**entry, "kind": Kind(entry["kind"])}) for entry in state]

@@ -1,0 +1,169 @@
+"""The deciding side of a run, on rank 0: monitors, engine, journal and metrics around one sample."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..monitors.bank import MonitorBank, Readings
+from ..monitors.types import Health, Sample
+from ..policies.engine import Engine, Turn
+from ..policies.policy import Mode, Policy
+from ..policies.types import Decision, Disposition, Outcome, Result, Status
+from .journal.store import Journal, JournalError
+from .metrics import Metrics
+
+log = logging.getLogger("midcourse")
+
+
+class Pilot:
+    """From a sample to at most one decision to act, with everything written down first.
+
+    Args:
+        policy: What to watch and what to do.
+        journal: Where it is written; a journal that cannot be written puts the engine in observe mode.
+        metrics: What is shown.
+        clock: Seconds, for the overhead by part.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        journal: Journal,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.policy = policy
+        self.bank = MonitorBank(policy.monitors, policy.baselines)
+        self.engine = Engine(policy, self.bank.lateness)
+        self.failed: list[str] = []
+        self._journal = journal
+        self._metrics = metrics
+        self._clock = clock
+        self._health: dict[tuple[str, str], Health] = {}
+        self._decided: dict[str, Decision] = {}
+
+    @property
+    def acting(self) -> bool:
+        """Whether decisions change the run."""
+        return self.engine.mode is Mode.ACT
+
+    def judge_step(self, sample: Sample) -> Decision | None:
+        """Before the update: what the guard says of loss and gradients, and whether to skip the step."""
+        readings = self.bank.judge_step(sample)
+        return self._take(self.engine.judge_step(sample, readings), sample)
+
+    def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
+        """After the update: the decision to act, if any, and whether nothing is bad."""
+        began = self._clock()
+        readings = self.bank.update(sample)
+        sensed = self._clock()
+        turn = self.engine.tick(sample, readings)
+        decided = self._clock()
+        self._write(self._journal.sample, sample)
+        healthy = self._follow_health(sample, readings)
+        decision = self._take(turn, sample)
+        self._metrics.sample(sample, readings)
+        ended = self._clock()
+        for part, seconds in (
+            ("monitors", sensed - began),
+            ("engine", decided - sensed),
+            ("journal", ended - decided),
+        ):
+            self._metrics.overhead(part, seconds)
+        return decision, healthy
+
+    def settle(self, outcome: Outcome) -> None:
+        """Write down what became of a decision, and let the engine go on from it."""
+        decision = self._decided[outcome.decision_id]
+        self._write(self._journal.outcome, outcome, decision)
+        self._metrics.outcome(outcome, decision)
+        if outcome.status is not Status.APPLIED:
+            log.warning("%s %s: %s", decision.id, outcome.status.value, outcome.reason)
+        else:
+            log.warning("%s: %s", decision.id, _in_words(decision, outcome))
+        self._take(self.engine.record(outcome), None)
+
+    def event(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:
+        """Write down something that is neither a sample nor a decision."""
+        self._write(self._journal.event, kind, tick, detail)
+
+    def take_failed(self) -> list[str]:
+        """Decisions whose verdict was that they did not help: their overrides are to be withdrawn."""
+        failed, self.failed = self.failed, []
+        return failed
+
+    def _take(self, turn: Turn, sample: Sample | None) -> Decision | None:
+        for change in turn.phases:
+            self._write(
+                self._journal.phase, change.tick, change.rule, change.instance, change.before, change.after
+            )
+            self._metrics.phase(change.rule, change.instance, change.after)
+        for verdict in turn.verdicts:
+            decision = self._decided[verdict.decision_id]
+            self._write(self._journal.verdict, verdict)
+            self._metrics.verdict(verdict, decision)
+            log.warning("%s: %s (%s)", decision.id, verdict.result.value.replace("_", " "), verdict.reason)
+            if verdict.result is Result.DID_NOT_HELP:
+                self.failed.append(decision.id)
+        act: Decision | None = None
+        for decision in turn.decisions:
+            self._decided[decision.id] = decision
+            written = self._write(self._journal.decision, decision)
+            self._metrics.decision(decision)
+            if decision.disposition is not Disposition.ACT:
+                continue
+            if written:
+                act = decision
+            else:
+                reason = "it could not be written to the journal first"
+                self.engine.record(Outcome(decision.id, Status.FAILED, decision.tick, reason))
+        return act
+
+    def _write(self, write: Callable[..., None], *args: Any) -> bool:
+        """Write to the journal; once that fails the run goes on observed only (law 5)."""
+        try:
+            write(*args)
+        except JournalError as error:
+            if self.acting:
+                log.error("the journal cannot be written, so nothing will be changed any more: %s", error)
+                self._metrics.error("journal")
+                self.engine.command("observe", args[0] if isinstance(args[0], int) else 0)
+                self._metrics.mode(self.engine.mode)
+            return False
+        return True
+
+    def _follow_health(self, sample: Sample, readings: Readings) -> bool:
+        healthy = True
+        for monitor, instances in readings.items():
+            for instance, reading in instances.items():
+                before = self._health.get((monitor, instance))
+                if reading.bad:
+                    healthy = False
+                if reading.health is not before:
+                    self._health[monitor, instance] = reading.health
+                    self._write(
+                        self._journal.transition,
+                        sample.tick,
+                        sample.step,
+                        sample.branch,
+                        monitor,
+                        instance,
+                        before,
+                        reading,
+                    )
+        for error in self.bank.take_errors():
+            log.error("%s", error)
+            self._metrics.error("monitor")
+            self._write(self._journal.event, "error", sample.tick, {"component": "monitor", "message": error})
+        return healthy
+
+
+def _in_words(decision: Decision, outcome: Outcome) -> str:
+    acts = ", ".join(
+        f"{name} {' '.join(f'{k}={v}' for k, v in detail.items() if v is not None)}".strip()
+        for name, detail in outcome.details.items()
+    )
+    return f"{decision.reason}; {acts}"

@@ -1,0 +1,65 @@
+"""Agreement between processes: one fixed vector a tick, objects only when something is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+MAX_VECTOR_BYTES = 1024
+
+
+class Ranks:
+    """The processes of a run. With one process every method is a plain return.
+
+    Args:
+        world: Number of processes.
+        rank: This one's number; rank 0 decides.
+    """
+
+    def __init__(self, world: int, rank: int) -> None:
+        self.world = world
+        self.rank = rank
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that decides, journals and exports."""
+        return self.rank == 0
+
+    def reduce(self, vector: torch.Tensor) -> torch.Tensor:
+        """Sum of all processes' vectors (in place where there are several).
+
+        Raises:
+            ValueError: the vector exceeds 1 KiB: too many signals are declared for one exchange.
+        """
+        if self.world > 1:
+            size = vector.numel() * vector.element_size()
+            if size > MAX_VECTOR_BYTES:
+                raise ValueError(
+                    f"{vector.numel() // 2} signals take {size} bytes a tick; at most {MAX_VECTOR_BYTES} "
+                    f"({MAX_VECTOR_BYTES // 16} signals) are exchanged: log fewer"
+                )
+            dist.all_reduce(vector)
+        return vector
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's object, on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's object, on every rank."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, value)
+        return box
+
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        if self.world > 1:
+            dist.barrier()

@@ -1,0 +1,46 @@
+"""Every random state that a training step may draw from, captured and put back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """The states of Python's, numpy's, torch's and every device's global generator, and of some own ones."""
+
+    python: Any
+    numpy: Any
+    torch_cpu: torch.Tensor
+    devices: tuple[torch.Tensor, ...]
+    generators: tuple[torch.Tensor, ...]
+
+
+def capture(generators: tuple[torch.Generator, ...] = ()) -> RandomState:
+    """Take the states as they are now; ``generators`` are a loader's own."""
+    devices: list[torch.Tensor] = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = torch.cuda.get_rng_state_all()
+    return RandomState(
+        python=random.getstate(),
+        numpy=np.random.get_state(),
+        torch_cpu=torch.get_rng_state(),
+        devices=tuple(devices),
+        generators=tuple(generator.get_state() for generator in generators),
+    )
+
+
+def restore(state: RandomState, generators: tuple[torch.Generator, ...] = ()) -> None:
+    """Put the states back; ``generators`` in the order in which they were captured."""
+    random.setstate(state.python)
+    np.random.set_state(state.numpy)
+    torch.set_rng_state(state.torch_cpu)
+    if state.devices:
+        torch.cuda.set_rng_state_all(list(state.devices))
+    for generator, own in zip(generators, state.generators, strict=True):
+        generator.set_state(own)

@@ -1,0 +1,61 @@
+"""The parts of a running training that actuators may read and change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from .clock import Clock, Trail
+from .learning_rate import LearningRate
+from .loader import Feed
+from .mix import Mix
+from .overrides import Layers
+from .ranks import Ranks
+from .ring import Ring
+from .training_state import TrainingState
+
+Rollback = Callable[[int, int], None]
+"""Told of a rollback: ``(from_step, to_step)``."""
+
+
+class Detectors(Protocol):
+    """What a rollback restores of the sensing side."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every monitor, as JSON."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the state over."""
+        ...
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """Present readings as numbers."""
+        ...
+
+
+@dataclass(slots=True)
+class Run:
+    """One training run as its actuators see it. ``feed`` and ``mix`` are None until the loader is known.
+
+    ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words.
+    """
+
+    accelerator: Any
+    optimizer: Any
+    directory: Path
+    clock: Clock
+    trail: Trail
+    ranks: Ranks
+    layers: Layers
+    learning_rate: LearningRate
+    ring: Ring
+    state: TrainingState
+    detectors: Detectors
+    feed: Feed | None = None
+    mix: Mix | None = None
+    rewinds: str | None = None
+    stopped: str | None = None
+    on_rollback: list[Rollback] = field(default_factory=list)

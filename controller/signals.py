@@ -1,0 +1,222 @@
+"""What a tick measures, gathered where the user's loop makes it, brought to the host in one piece.
+
+Everything stays on its device until the optimizer's step begins: then one fixed vector of sums and
+counts is packed, reduced over the processes (the tick's only collective) and read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..monitors.types import SOURCE_PREFIX
+
+CONTROL = "control"
+"""Slot of the vector by which rank 0 announces a command for the next batch request."""
+
+
+def hand_divisor(loss: torch.Tensor) -> float:
+    """The number by which the loop itself divided the loss, read off the graph; 1 if none.
+
+    Loops that count accumulation by hand write ``loss = loss / steps`` before ``backward``: the
+    division by a Python number is then the graph's last node.
+    """
+    node = loss.grad_fn
+    if node is None or node.name() != "DivBackward0":
+        return 1.0
+    divisor = getattr(node, "_saved_other", None)
+    # Python's numbers are kept as host tensors of these two types: reading one waits for no device.
+    if not isinstance(divisor, torch.Tensor) or divisor.dtype not in (torch.int64, torch.float64):
+        return 1.0
+    if divisor.ndim or divisor.device.type != "cpu":
+        return 1.0
+    number = float(divisor)
+    return number if number >= 2.0 and number.is_integer() else 1.0
+
+
+@dataclass(slots=True)
+class _Loss:
+    total: torch.Tensor | None = None
+    count: int = 0
+
+
+class Recorder:
+    """Gathers one tick's measurements.
+
+    Args:
+        sources: Names of the data sources, for ``loss/source=NAME``; a source's number is its index.
+        logged: Names that the loop will give to ``log``; others may follow where there is one process.
+    """
+
+    def __init__(self, sources: Sequence[str] = (), logged: Iterable[str] = ()) -> None:
+        self.sources: tuple[str, ...] = tuple(sources)
+        self.logged = list(dict.fromkeys(logged))
+        self.micro_batches = 0
+        self.examples = 0
+        self._accumulation = 1.0
+        self._loss = _Loss()
+        self._divisors: list[float] = []
+        self._grad_norm: torch.Tensor | float | None = None
+        self._source_sums: torch.Tensor | None = None
+        self._source_counts: torch.Tensor | None = None
+        self._log: dict[str, tuple[torch.Tensor | float, int]] = {}
+
+    def declare_sources(self, names: Sequence[str]) -> None:
+        """Name the sources once the mixture is known."""
+        self.sources = tuple(names)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Take the loss of one micro-batch, as ``accelerator.backward`` was given it."""
+        value = loss.detach()
+        if value.ndim:
+            value = value.mean()
+        self._loss.total = value if self._loss.total is None else self._loss.total + value
+        self._loss.count += 1
+        self._divisors.append(hand_divisor(loss))
+        self.micro_batches += 1
+
+    def grad_norm(self, norm: torch.Tensor | float) -> None:
+        """Take the gradient norm that the loop's own clipping computed."""
+        self._grad_norm = norm.detach() if isinstance(norm, torch.Tensor) else norm
+
+    @property
+    def has_grad_norm(self) -> bool:
+        """Whether the loop's clipping has given the norm of this tick's gradients."""
+        return self._grad_norm is not None
+
+    def log(self, signals: Mapping[str, torch.Tensor | float]) -> None:
+        """Take scalars from the loop; several in one tick are averaged."""
+        for name, value in signals.items():
+            scalar = value.detach() if isinstance(value, torch.Tensor) else float(value)
+            held, count = self._log.get(name, (0.0, 0))
+            self._log[name] = (held + scalar, count + 1)
+
+    def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
+        """Add per-example losses [B] to their sources' sums; ``sources`` are numbers [B] or names."""
+        losses = losses.detach().reshape(-1)
+        numbers = self._numbers(sources).to(losses.device)
+        if numbers.shape != losses.shape:
+            raise ValueError(
+                f"log_examples: {losses.numel()} losses but {numbers.numel()} sources; give one each"
+            )
+        if self._source_sums is None or self._source_counts is None:
+            self._source_sums = torch.zeros(len(self.sources), dtype=losses.dtype, device=losses.device)
+            self._source_counts = torch.zeros_like(self._source_sums)
+        self._source_sums.index_add_(0, numbers, losses)
+        self._source_counts.index_add_(0, numbers, torch.ones_like(losses))
+
+    def _numbers(self, sources: torch.Tensor | Sequence[str]) -> torch.Tensor:
+        if isinstance(sources, torch.Tensor):
+            if not self.sources:
+                raise ValueError(
+                    "log_examples: numbered sources need names: a Mixture, or Controller(..., sources=[...])"
+                )
+            return sources.detach().reshape(-1).long()
+        unknown = sorted(set(sources) - set(self.sources))
+        if unknown:
+            raise ValueError(f"log_examples: unknown sources {unknown}; known: {list(self.sources)}")
+        return torch.tensor([self.sources.index(name) for name in sources])
+
+    @property
+    def names(self) -> list[str]:
+        """Layout of the vector: each name stands for a sum and a count."""
+        return [CONTROL, "loss", "grad_norm", *(SOURCE_PREFIX + s for s in self.sources), *self.logged]
+
+    def host_vector(self, control: float = 0.0) -> list[float]:
+        """The tick's sums of all names, then their counts, read where they lie in host memory."""
+        sums, counts = self._scalars(control)
+        at = _SOURCES_AT
+        if self._source_sums is None or self._source_counts is None:
+            nothing = [0.0] * len(self.sources)
+            source_sums, source_counts = nothing, nothing
+        else:
+            source_sums, source_counts = self._source_sums.tolist(), self._source_counts.tolist()
+        floats = [float(value) for value in sums]
+        return [*floats[:at], *source_sums, *floats[at:], *counts[:at], *source_counts, *counts[at:]]
+
+    def device_vector(self, device: torch.device, control: float = 0.0) -> torch.Tensor:
+        """The same vector packed on the device, without waiting for it."""
+        sums, counts = self._scalars(control)
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        at = _SOURCES_AT
+        packed_sums, packed_counts = _stack(sums, dtype, device), _stack(counts, dtype, device)
+        if self._source_sums is None or self._source_counts is None:
+            source_sums = source_counts = torch.zeros(len(self.sources), dtype=dtype, device=device)
+        else:
+            source_sums = self._source_sums.to(device=device, dtype=dtype)
+            source_counts = self._source_counts.to(device=device, dtype=dtype)
+        return torch.cat(
+            [
+                packed_sums[:at],
+                source_sums,
+                packed_sums[at:],
+                packed_counts[:at],
+                source_counts,
+                packed_counts[at:],
+            ]
+        )
+
+    def _scalars(self, control: float) -> tuple[list[torch.Tensor | float], list[float]]:
+        for name in self._log:
+            if name != "loss" and name not in self.logged:
+                self.logged.append(name)
+        loss, loss_count = self._mean_loss()
+        norm = self._grad_norm
+        sums: list[torch.Tensor | float] = [control, loss, 0.0 if norm is None else norm]
+        counts = [1.0, loss_count, 0.0 if norm is None else 1.0]
+        for name in self.logged:
+            total, count = self._log.get(name, (0.0, 0))
+            sums.append(total / max(count, 1))
+            counts.append(float(count > 0))
+        return sums, counts
+
+    def clear(self) -> None:
+        """Begin the next tick."""
+        self._loss = _Loss()
+        self._divisors = []
+        self._grad_norm = None
+        self._source_sums = self._source_counts = None
+        self._log = {}
+        self.micro_batches = 0
+        self.examples = 0
+
+    def _mean_loss(self) -> tuple[torch.Tensor | float, float]:
+        if "loss" in self._log:
+            total, count = self._log["loss"]
+            return total / count, 1.0
+        if self._loss.total is None:
+            return 0.0, 0.0
+        divisor = self._divisors[0]
+        if divisor > 1.0 and set(self._divisors) == {divisor} and divisor == self._loss.count:
+            self._accumulation = divisor
+        scale = divisor if divisor == self._accumulation else 1.0
+        return self._loss.total * (scale / self._loss.count), 1.0
+
+
+def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
+    """Means of what was measured, by name; what no process measured is missing."""
+    half = len(names)
+    return {
+        name: vector[i] / vector[half + i]
+        for i, name in enumerate(names)
+        if vector[half + i] > 0 or math.isnan(vector[half + i])
+    }
+
+
+_SOURCES_AT = 3
+# The per-source part stands after control, loss and gradient norm.
+
+
+def _stack(
+    values: Sequence[torch.Tensor | float], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    # Host numbers are put together first: one transfer instead of one for each.
+    host = torch.tensor([v if not isinstance(v, torch.Tensor) else 0.0 for v in values], dtype=dtype)
+    packed = host.to(device, non_blocking=True)
+    for i, value in enumerate(values):
+        if isinstance(value, torch.Tensor):
+            packed[i] = value.to(device=device, dtype=dtype, non_blocking=True)
+    return packed

@@ -1,0 +1,84 @@
+"""What Midcourse can and cannot do in this run, said once at its start (law 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..policies.policy import Mode, Policy
+from .run import Run
+
+LOSS = (
+    "as given to accelerator.backward, mean over a tick's micro-batches (controller.log(loss=...) overrides)"
+)
+NEEDS_COUNTER = (
+    "the loop's counter is its own: count with controller.epochs(n) or controller.steps(n) "
+    "to have the data rewound"
+)
+NEEDS_LOADER = (
+    "the training loader was not prepared by accelerator.prepare, so its place in the data is unknown"
+)
+NEEDS_SCHEDULE = (
+    "a scheduler drives the optimizer that Accelerate did not prepare: prepare it, or "
+    "controller.register('scheduler', scheduler), to have it rewound"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StartReport:
+    """The report, as facts for the journal and as lines for people."""
+
+    facts: dict[str, Any]
+    lines: list[str] = field(default_factory=list)
+
+
+def why_not_rewind(run: Run, counter_owned: bool) -> str | None:
+    """The reason why data cannot be rewound in this loop; None where it can."""
+    if run.feed is None:
+        return NEEDS_LOADER
+    if not counter_owned:
+        return NEEDS_COUNTER
+    if not run.state.schedule_is_known:
+        return NEEDS_SCHEDULE
+    return None
+
+
+def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartReport:
+    """Gather the report when the first batch has been trained on."""
+    mixture = None if run.feed is None else run.feed.mixture
+    sources = [] if mixture is None else list(mixture.names)
+    size = sum(t.numel() * t.element_size() for t in run.state.tensors())
+    facts: dict[str, Any] = {
+        "mode": mode.value,
+        "policy": policy.source,
+        "loss": LOSS,
+        "processes": run.ranks.world,
+        "sources": sources,
+        "registered": list(run.state.registered),
+        "rewind": run.rewinds is None,
+        "state_bytes": size,
+        "snapshots": {"keep": run.ring.keep, "every": run.ring.cadence, "reach": run.ring.reach},
+        "notices": notices,
+    }
+    ways_on = "forward, skip and replay" if run.rewinds is None else f"forward only: {run.rewinds}"
+    lines = [
+        f"mode {mode.value}, policy {policy.source}: "
+        f"{len(policy.monitors)} monitors, {len(policy.rules)} rules; run folder {run.directory}",
+        f"loss: {LOSS}",
+        f"data: {_data(sources, run)}",
+        f"rollback goes on by {ways_on}",
+        f"snapshots: {run.ring.keep} of {size / 2**20:.1f} MiB, every {run.ring.cadence} ticks, "
+        f"reaching {run.ring.reach} back"
+        if run.ring.keep and mode is Mode.ACT
+        else "snapshots: none are kept",
+        *notices,
+    ]
+    return StartReport(facts, lines)
+
+
+def _data(sources: list[str], run: Run) -> str:
+    if sources:
+        return f"a mixture of {', '.join(sources)}; sources can be reweighted"
+    if run.feed is None:
+        return "a loader of the loop's own; acts are applied after the optimizer's step"
+    return "a plain loader; sources cannot be reweighted"

@@ -1,0 +1,202 @@
+"""What a rollback restores: which tensors and which small states make up a training run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state can be kept and put back."""
+
+    def state_dict(self) -> Any:
+        """The state, as plain objects and tensors."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Take the state over."""
+        ...
+
+
+class _Mark(Enum):
+    TENSOR = "a tensor, kept apart"
+
+
+@dataclass(slots=True)
+class SmallState:
+    """What is no big tensor: copied as objects.
+
+    ``always`` is restored by every rollback, ``schedule`` only by one that rewinds.
+    """
+
+    optimizer: list[dict[str, Any]]
+    always: dict[str, Any]
+    schedule: dict[str, Any]
+    groups: list[dict[str, Any]]
+    accumulation: int
+
+
+class TrainingState:
+    """The parts of a run that a snapshot holds, and the way back into them.
+
+    Args:
+        accelerator: Whose models, scaler and accumulation counter these are.
+        optimizer: The inner torch optimizer.
+    """
+
+    def __init__(self, accelerator: Any, optimizer: torch.optim.Optimizer) -> None:
+        self._accelerator = accelerator
+        self._optimizer = optimizer
+        self._schedules: dict[str, Stateful] = {}
+        self._registered: dict[str, Stateful] = {}
+
+    def register(self, name: str, obj: Stateful) -> None:
+        """Add an object with ``state_dict``; a learning-rate scheduler counts as schedule.
+
+        Raises:
+            TypeError: it has no ``state_dict`` and ``load_state_dict``.
+        """
+        if not isinstance(obj, Stateful):
+            raise TypeError(
+                f"register({name!r}): {type(obj).__name__} has no state_dict and load_state_dict"
+            )
+        (self._schedules if isinstance(obj, LRScheduler) else self._registered)[name] = obj
+
+    def add_schedule(self, scheduler: Any) -> None:
+        """Add a scheduler that Accelerate prepared."""
+        self._schedules[f"scheduler {len(self._schedules)}"] = scheduler.scheduler
+
+    @property
+    def registered(self) -> tuple[str, ...]:
+        """Names of what the user registered."""
+        return tuple(self._registered)
+
+    @property
+    def schedule_is_known(self) -> bool:
+        """Whether every scheduler that drives the optimizer can be rewound."""
+        driven = getattr(self._optimizer.step, "_wrapped_by_lr_sched", False)
+        return bool(self._schedules) or not driven
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Parameters, buffers (non-persistent too) and optimizer moments, in a fixed order."""
+        found: list[torch.Tensor] = []
+        for model in self._accelerator._models:
+            found += [p.detach() for p in model.parameters()]
+            found += [b.detach() for b in model.buffers()]
+        for state in self._optimizer_states():
+            found += [value for value in state.values() if isinstance(value, torch.Tensor)]
+        return found
+
+    def small(self) -> SmallState:
+        """Copies of all that is not among ``tensors``."""
+        scaler = self._accelerator.scaler
+        schedule, groups = self.schedule()
+        return SmallState(
+            optimizer=[
+                {
+                    key: _Mark.TENSOR if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+                    for key, value in state.items()
+                }
+                for state in self._optimizer_states()
+            ],
+            always=copy.deepcopy(
+                {name: obj.state_dict() for name, obj in self._registered.items()}
+                | ({} if scaler is None else {_SCALER: scaler.state_dict()})
+            ),
+            schedule=schedule,
+            groups=groups,
+            accumulation=self._accelerator.step,
+        )
+
+    def restore(self, tensors: list[torch.Tensor], small: SmallState, *, rewind: bool) -> None:
+        """Put a captured state back in place; gradients are cleared.
+
+        ``rewind`` also restores the schedule, the groups' hyperparameters and the accumulation counter.
+        """
+        self._shape_optimizer_state(small, tensors)
+        with torch.no_grad():
+            torch._foreach_copy_(self.tensors(), tensors)
+        for model in self._accelerator._models:
+            model.zero_grad(set_to_none=True)
+        for name, state in small.always.items():
+            target = self._accelerator.scaler if name == _SCALER else self._registered[name]
+            target.load_state_dict(copy.deepcopy(state))
+        if not rewind:
+            return
+        self.restore_schedule(small.schedule, small.groups)
+        self._accelerator.step = small.accumulation
+
+    def schedule_marks(self) -> tuple[Any, ...]:
+        """How often each scheduler has stepped: tells whether epoch-end code steps one."""
+        return tuple(getattr(obj, "last_epoch", None) for obj in self._schedules.values())
+
+    def schedule(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Copies of the schedulers' states and of the groups' hyperparameters."""
+        return (
+            {name: copy.deepcopy(obj.state_dict()) for name, obj in self._schedules.items()},
+            [_hyperparameters(group) for group in self._optimizer.param_groups],
+        )
+
+    def restore_schedule(self, states: Mapping[str, Any], groups: list[dict[str, Any]]) -> None:
+        """Put back what ``schedule`` gave: a scheduler's own state does not hold the groups' rates."""
+        for name, state in states.items():
+            self._schedules[name].load_state_dict(copy.deepcopy(state))
+        for group, kept in zip(self._optimizer.param_groups, groups, strict=True):
+            for key, value in kept.items():
+                if isinstance(group.get(key), torch.Tensor):
+                    group[key].copy_(value)
+                else:
+                    group[key] = copy.deepcopy(value)
+
+    def _optimizer_states(self) -> list[dict[str, Any]]:
+        states: Mapping[Any, dict[str, Any]] = self._optimizer.state
+        return [states.get(p, {}) for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _shape_optimizer_state(self, small: SmallState, tensors: list[torch.Tensor]) -> None:
+        """Give the optimizer's state the captured keys, so that tensors can be copied in place.
+
+        Before the first step an optimizer has no state; one with odd state may add and drop keys.
+        """
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        n_model = len(self.tensors()) - sum(
+            isinstance(v, torch.Tensor) for state in self._optimizer_states() for v in state.values()
+        )
+        kept = iter(tensors[n_model:])
+        for parameter, shape in zip(parameters, small.optimizer, strict=True):
+            if not shape:
+                self._optimizer.state.pop(parameter, None)
+                continue
+            state = self._optimizer.state[parameter]
+            old = dict(state)
+            state.clear()
+            for key, value in shape.items():
+                if value is not _Mark.TENSOR:
+                    state[key] = copy.deepcopy(value)
+                    continue
+                source = next(kept)
+                live = old.get(key)
+                fits = isinstance(live, torch.Tensor) and live.shape == source.shape
+                state[key] = live if fits else source.to(_home(key, parameter, source), copy=True)
+
+
+_SCALER = "GradScaler"
+
+
+def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.clone() if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+        for key, value in group.items()
+        if key != "params"
+    }
+
+
+def _home(key: str, parameter: torch.Tensor, source: torch.Tensor) -> torch.device:
+    # Step counters live on the host unless the optimizer is capturable; moments live with their parameter.
+    return source.device if key == "step" or source.ndim == 0 else parameter.device

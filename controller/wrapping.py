@@ -1,0 +1,131 @@
+"""The two added lines' other half: what is instrumented on the user's Accelerator, and on nothing else.
+
+Only the instance is patched, so other Accelerators, and Accelerate itself, stay as they are; ``release``
+puts the instance back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.scheduler import AcceleratedScheduler
+from torch.utils.data import DataLoader
+
+from .loader import Desk, WatchedLoader
+
+
+class Listener(Desk, Protocol):
+    """Told of what happens in the loop, as it happens."""
+
+    def prepared(self, optimizers: list[Any], schedulers: list[Any], loaders: list[WatchedLoader]) -> None:
+        """``accelerator.prepare`` has returned these."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """``accelerator.backward`` was given this loss."""
+        ...
+
+    def clipped(self, norm: torch.Tensor | float | None) -> None:
+        """``accelerator.clip_grad_norm_`` returned this norm."""
+        ...
+
+    def before_step(self) -> None:
+        """The inner optimizer's step begins."""
+        ...
+
+    def after_step(self) -> None:
+        """The inner optimizer's step is done."""
+        ...
+
+    def step_raised(self) -> None:
+        """The optimizer's step raised, so that it will not be reported as done."""
+        ...
+
+    def close(self) -> None:
+        """``accelerator.end_training`` was called."""
+        ...
+
+
+class Wrapping:
+    """Instruments an Accelerator for a listener.
+
+    Args:
+        accelerator: The user's.
+        listener: Told of everything; a proxy for a loader is made with it as desk.
+    """
+
+    def __init__(self, accelerator: Any, listener: Listener) -> None:
+        self._accelerator = accelerator
+        self._listener = listener
+        self._patched: list[tuple[Any, str]] = []
+        self._hooks: list[Any] = []
+        self._patch(accelerator, "prepare", self._prepare)
+        self._patch(accelerator, "backward", self._backward)
+        self._patch(accelerator, "clip_grad_norm_", self._clip)
+        self._patch(accelerator, "skip_first_batches", self._skip_first_batches)
+        self._patch(accelerator, "end_training", self._end_training)
+
+    def steer(self, optimizer: Any) -> None:
+        """Follow the steps of this prepared optimizer."""
+        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        self._hooks = [
+            inner.register_step_pre_hook(lambda *_: self._listener.before_step()),
+            inner.register_step_post_hook(lambda *_: self._listener.after_step()),
+        ]
+        self._patch(optimizer, "step", self._step)
+
+    def release(self) -> None:
+        """Put the accelerator and the optimizer back as they were."""
+        for hook in self._hooks:
+            hook.remove()
+        for owner, name in self._patched:
+            owner.__dict__.pop(name, None)
+        self._hooks, self._patched = [], []
+
+    def _patch(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        original = getattr(owner, name)
+        setattr(owner, name, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
+        self._patched.append((owner, name))
+
+    def _prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        parts = result if isinstance(result, tuple) else (result,)
+        watched = [self._watch(part) if isinstance(part, DataLoader) else part for part in parts]
+        self._listener.prepared(
+            [part for part in watched if isinstance(part, AcceleratedOptimizer)],
+            [part for part in watched if isinstance(part, AcceleratedScheduler)],
+            [part for part in watched if type(part) is WatchedLoader],
+        )
+        return tuple(watched) if isinstance(result, tuple) else watched[0]
+
+    def _watch(self, loader: Any) -> WatchedLoader:
+        return loader if type(loader) is WatchedLoader else WatchedLoader(loader, self._listener)
+
+    def _backward(self, original: Callable[..., Any], loss: Any, *args: Any, **kwargs: Any) -> Any:
+        self._listener.backward(loss)
+        return original(loss, *args, **kwargs)
+
+    def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        norm = original(*args, **kwargs)
+        self._listener.clipped(norm)
+        return norm
+
+    def _skip_first_batches(
+        self, original: Callable[..., Any], dataloader: Any, num_batches: int = 0
+    ) -> Any:
+        inner = dataloader.__wrapped__ if type(dataloader) is WatchedLoader else dataloader
+        return WatchedLoader(original(inner, num_batches), self._listener)
+
+    def _step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except BaseException:
+            self._listener.step_raised()
+            raise
+
+    def _end_training(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._listener.close()
+        return original(*args, **kwargs)
