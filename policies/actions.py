@@ -1,8 +1,17 @@
-"""The actions that a rung may hold: their parameters and their strength."""
+"""The table of actions: what each takes, how strong it is, and what it lays hold of.
+
+A new action is one line in ``ACTIONS`` and an actuator of the same name. Durations are in ticks.
+"""
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any
+
+from .document import Node
+from .shapes import Choice, Field, Invalid, Name, OrNothing, Real, Record, Text, Whole
 
 
 class Priority(IntEnum):
@@ -16,19 +25,120 @@ class Priority(IntEnum):
     STOP = 5
 
 
-_PRIORITIES = {
-    "skip_step": Priority.SKIP,
-    "stop": Priority.STOP,
-    "checkpoint": Priority.RECORD,
-    "reset_moments": Priority.LEARNING_RATE,
-    "notify": Priority.RECORD,
-    "scale_lr": Priority.LEARNING_RATE,
-    "set_lr": Priority.LEARNING_RATE,
-    "reweight": Priority.DATA,
-    "rollback": Priority.ROLLBACK,
+class Data(Enum):
+    """What a rollback does with the data seen since the snapshot."""
+
+    FORWARD = "forward"
+    SKIP = "skip"
+    REPLAY = "replay"
+
+
+class Landmark(Enum):
+    """Snapshots that a rollback can name: the newest good one taken before the change began, or of all."""
+
+    BEFORE_ONSET = "before_onset"
+    LAST_GOOD = "last_good"
+
+
+Parameters = Mapping[str, Any]
+
+
+def _itself(parameters: Parameters) -> str:
+    return ""
+
+
+def _learning_rate(parameters: Parameters) -> str:
+    return "the learning rate"
+
+
+def _source_weight(parameters: Parameters) -> str:
+    return f"the weight of {parameters['source']}"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionKind:
+    """An action as the table describes it.
+
+    ``parameters`` reads its mapping into plain JSON values, defaults filled in. ``target`` says what it lays
+    hold of (``""``: the action itself): one rung may do so only once.
+    """
+
+    priority: Priority
+    parameters: Record
+    target: Callable[[Parameters], str] = _itself
+
+
+@dataclass(frozen=True, slots=True)
+class _Destination:
+    """Where a rollback goes: a landmark, or ``{steps: n}`` back."""
+
+    steps = Record({"steps": Field(Whole(1))}, prefix="to.")
+
+    def read(self, node: Node, name: str) -> Any:
+        """The landmark's word, or the mapping."""
+        if node.entries is not None:
+            return self.steps.read(node, name)
+        try:
+            return Choice(Landmark, as_word=True).read(node, name)
+        except Invalid:
+            words = ", ".join(landmark.value for landmark in Landmark)
+            raise Invalid.at(node, f"{name} must be {words} or {{steps: n}}, got {node}") from None
+
+
+_SOURCE = Name(lambda name: not name.isspace(), "the name of a source")
+_URL = Name(lambda url: url.startswith(("http://", "https://")), "a URL that begins with http:// or https://")
+_FOR_A_WHILE = {"hold": Field(OrNothing(Whole(1)), None), "ramp": Field(Whole(0), 0)}
+"""A layer holds for some ticks (for good, if nothing is said), then fades over ``ramp`` ticks."""
+
+
+def _reweight_objection(parameters: Parameters) -> str | None:
+    if (parameters["to"] is None) == (parameters["scale"] is None):
+        return "reweight needs either 'to' or 'scale'"
+    return None
+
+
+ACTIONS: Mapping[str, ActionKind] = {
+    "skip_step": ActionKind(Priority.SKIP, Record({})),
+    "stop": ActionKind(Priority.STOP, Record({})),
+    "checkpoint": ActionKind(Priority.RECORD, Record({})),
+    "reset_moments": ActionKind(Priority.LEARNING_RATE, Record({})),
+    "notify": ActionKind(
+        Priority.RECORD, Record({"message": Field(Text()), "url": Field(OrNothing(_URL), None)})
+    ),
+    "scale_lr": ActionKind(
+        Priority.LEARNING_RATE,
+        Record({"factor": Field(Real(0, 10, is_open=True)), **_FOR_A_WHILE}),
+        _learning_rate,
+    ),
+    "set_lr": ActionKind(
+        Priority.LEARNING_RATE, Record({"to": Field(Real(0)), **_FOR_A_WHILE}), _learning_rate
+    ),
+    "reweight": ActionKind(
+        Priority.DATA,
+        Record(
+            {
+                "source": Field(_SOURCE),
+                "to": Field(OrNothing(Real(0)), None),
+                "scale": Field(OrNothing(Real(0)), None),
+                **_FOR_A_WHILE,
+            },
+            check=_reweight_objection,
+        ),
+        _source_weight,
+    ),
+    "rollback": ActionKind(
+        Priority.ROLLBACK,
+        Record(
+            {
+                "to": Field(_Destination(), Landmark.BEFORE_ONSET.value),
+                "data": Field(Choice(Data, as_word=True), Data.FORWARD.value),
+            }
+        ),
+    ),
 }
+"""Every action. ``scale_lr`` multiplies the schedule at most tenfold: more is a slip of the pen."""
 
 
 def priority_of(action: str) -> Priority:
     """How strong an action is."""
-    return _PRIORITIES[action]
+    return ACTIONS[action].priority

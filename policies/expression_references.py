@@ -175,7 +175,7 @@ class References:
         signals = self._scope.signals
         if name not in signals or "*" in name:
             if isinstance(node, ast.Call):
-                raise Mistake(node, f"there is no signal '{name}'{nearest(name, signals.plain)}")
+                raise Mistake(node, signals.unknown(name))
             known = (*self._scope.monitors, *signals.plain)
             raise Mistake(node, f"there is no monitor or signal '{name}'{nearest(name, known)}")
         self.signals.add(name)

@@ -35,6 +35,11 @@ class Signals:
         """The names with a star; the built-in one is every source's loss."""
         return (f"{SOURCE_PREFIX}*", *(name for name in self.declared if "*" in name))
 
+    def unknown(self, name: str) -> str:
+        """What to say of a name that is none of them."""
+        hint = nearest(name, self.plain) or ": one that you log yourself is declared under 'signals'"
+        return f"there is no signal '{name}'{hint}"
+
 
 def _matches(name: str, pattern: str) -> bool:
     before, _, after = pattern.partition("*")

@@ -1,0 +1,174 @@
+"""The ``rules:`` of a policy: their expressions, their ladders, and what contradicts what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .document import Fault, Node
+from .expression_compiler import compile_expression
+from .expression_references import Scope
+from .expressions import Expression
+from .model import DEFAULT_BUDGET, Budget, Mode, Rule, Rung, SnapshotPlan, Verify
+from .names import Signals, nearest
+from .schema_ladder import Allowed, read_ladder
+from .schema_monitors import KnownMonitor
+from .shapes import Choice, Field, Later, Name, OrNothing, Record, Text, Whole
+
+_RULE_NAME = Name(
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch, "a word of letters, digits, '-' and '_'"
+)
+
+
+def _budget_objection(values: Mapping[str, Any]) -> str | None:
+    if values["max"] is not None and values["max"] < values["acts"]:
+        return f"budget.max must be at least budget.acts, got {values['max']} below {values['acts']}"
+    return None
+
+
+_BUDGET = Record(
+    {"acts": Field(Whole(1)), "per": Field(Whole(1)), "max": Field(OrNothing(Whole(1)), None)},
+    Budget,
+    _budget_objection,
+    prefix="budget.",
+)
+_VERIFY = Record({"within": Field(Whole(1)), "expect": Field(Later())}, prefix="verify.")
+_RULE = Record(
+    {
+        "name": Field(_RULE_NAME),
+        "when": Field(Later()),
+        "foreach": Field(OrNothing(Text()), None),
+        "for": Field(Whole(1), 1),
+        "cooldown": Field(Whole(0), 0),
+        "budget": Field(_BUDGET, DEFAULT_BUDGET),
+        "ladder": Field(Later()),
+        "verify": Field(Later(), None),
+        "mode": Field(Choice(Mode), Mode.ACT),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a rule can refer to."""
+
+    signals: Signals
+    monitors: Mapping[str, KnownMonitor]
+    snapshots: SnapshotPlan
+
+
+def read_rules(node: Node | None, around: Surroundings, faults: list[Fault]) -> tuple[Rule, ...]:
+    """The rules in order; those with mistakes are left out and their faults told."""
+    if node is None or node.value is None:
+        return ()
+    if node.items is None:
+        faults.append(Fault(node.place, f"rules must be a list, got {node}"))
+        return ()
+    rules: list[Rule] = []
+    lines: dict[str, int] = {}
+    for number, item in enumerate(node.items, start=1):
+        named = (item.entries or {}).get("name")
+        name = named.node.text if named else ""
+        reader = _RuleReader(item, around)
+        rule = reader.read()
+        called = f"rule '{name}'" if name else f"rule {number}"
+        faults += [Fault(place, f"{called}: {message}") for place, message in reader.faults]
+        if named and name in lines:
+            faults.append(
+                Fault(named.node.place, f"{called}: the rule in line {lines[name]} has the same name")
+            )
+        lines.setdefault(name, item.place.line)
+        if rule:
+            rules.append(rule)
+    return tuple(rules)
+
+
+class _RuleReader:
+    """Reads one rule, and goes on after each mistake."""
+
+    def __init__(self, node: Node, around: Surroundings) -> None:
+        self._around = around
+        self._entries = node.entries or {}
+        self._values, self.faults = _RULE.collect(node, "a rule")
+
+    def read(self) -> Rule | None:
+        """The rule, or None if it has faults."""
+        values = self._values
+        scope = self._scope()
+        when = self._expression(values.get("when"), "when", scope)
+        before_step = when is not None and self._before_step(when)
+        allowed = Allowed(
+            this=scope.foreach is not None,
+            skip_step=before_step or when is None,
+            rollback=self._around.snapshots.keep > 0,
+        )
+        ladder = read_ladder(values["ladder"], allowed, self.faults) if "ladder" in values else ()
+        verify = self._verify(scope, ladder)
+        if self.faults or when is None:
+            return None
+        return Rule(
+            name=values["name"],
+            when=when,
+            ladder=ladder,
+            foreach=values["foreach"],
+            for_measurements=values["for"],
+            cooldown=values["cooldown"],
+            budget=values["budget"],
+            verify=verify,
+            mode=values["mode"],
+            before_step=before_step,
+        )
+
+    def _fault(self, node: Node, message: str) -> None:
+        self.faults.append(Fault(node.place, message))
+
+    def _scope(self) -> Scope:
+        """The names that its expressions may use. A wrong ``foreach`` is told here, and not again at each ``this``."""
+        starred = {name: monitor.starred for name, monitor in self._around.monitors.items()}
+        foreach = self._values.get("foreach")
+        if foreach is not None and foreach not in starred:
+            names = [name for name in starred if starred[name]]
+            self._fault(
+                self._entries["foreach"].node, f"there is no monitor '{foreach}'{nearest(foreach, names)}"
+            )
+        elif foreach is not None and not starred[foreach]:
+            self._fault(
+                self._entries["foreach"].node,
+                f"foreach needs a monitor whose signal has a star, and that of '{foreach}' has none",
+            )
+        return Scope({**starred, **({foreach: True} if foreach else {})}, self._around.signals, foreach)
+
+    def _expression(self, node: Node | None, key: str, scope: Scope) -> Expression | None:
+        if node is None:
+            return None
+        text = node.text.strip()
+        if not text:
+            self._fault(node, f"{key} must be a condition, got {node}")
+            return None
+        lead = node.text.index(text)
+
+        def report(character: int, message: str) -> None:
+            self.faults.append(Fault(node.place_of(lead + character), f"{key}: {message}"))
+
+        return compile_expression(text, scope, report)
+
+    def _before_step(self, when: Expression) -> bool:
+        monitors = (self._around.monitors.get(name) for name in when.monitors)
+        return not when.signals and all(monitor is None or monitor.before_step for monitor in monitors)
+
+    def _verify(self, scope: Scope, ladder: tuple[Rung, ...]) -> Verify | None:
+        node = self._values.get("verify")
+        if node is None:
+            return None
+        values, faults = _VERIFY.collect(node, "verify")
+        self.faults += faults
+        expect = self._expression(values.get("expect"), "verify.expect", replace(scope, on_trial=True))
+        rolls_back = any(action.name == "rollback" for rung in ladder for action in rung.actions)
+        if expect is not None and expect.uses_target and not rolls_back:
+            self._fault(
+                values["expect"],
+                "verify.expect: 'target' is the target of a rollback, and no rung rolls back",
+            )
+        return Verify(values["within"], expect) if expect and "within" in values else None
