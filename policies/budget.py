@@ -49,7 +49,7 @@ class Ledger:
     def __str__(self) -> str:
         budget = self.budget
         whole = "" if budget.max is None else f", {budget.max} in all"
-        return f"{budget.acts} acts in {budget.per} ticks{whole}"
+        return f"{budget.acts} {'act' if budget.acts == 1 else 'acts'} in {budget.per} ticks{whole}"
 
     def state_dict(self) -> dict[str, Any]:
         """What was charged, as JSON."""

@@ -80,7 +80,8 @@ class Decision:
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as what ``json.dumps`` accepts."""
-        return {**asdict(self), "disposition": self.disposition.value}
+        state = asdict(self)
+        return {**state, "disposition": self.disposition.value, "actions": list(state["actions"])}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Decision:
