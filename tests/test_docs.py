@@ -72,6 +72,12 @@ def test_the_readme_tree_names_only_files_that_exist() -> None:
     assert missing == []
 
 
+def test_the_readme_links_only_to_files_that_exist() -> None:
+    links = re.findall(r"\]\(([^):#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_readme_policy_loads_and_its_python_parses(tmp_path: Path) -> None:
     for text in blocks("yaml"):
         (tmp_path / "policy.yaml").write_text(text)
