@@ -11,12 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import yaml
 
 MAX_CHARACTERS = 256 * 1024
 """A policy is some hundred lines; what is larger was not written as one, and would take seconds to parse."""
+
+_TOO_LARGE = f"a policy has at most {MAX_CHARACTERS} characters, and this file is larger"
 
 MAX_DEPTH = 32
 """Of nesting. The deepest policy needs eight."""
@@ -123,6 +125,11 @@ class Entry(NamedTuple):
     node: Node
 
 
+class _Mark(Protocol):
+    line: int
+    column: int
+
+
 class _Refused(Exception):
     """The document ends here: what follows could not be understood."""
 
@@ -136,6 +143,8 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(4 * MAX_CHARACTERS + 1)
+        if len(data) > 4 * MAX_CHARACTERS:
+            raise PolicyError(str(path), [Fault(Place(), _TOO_LARGE)])
         return data.decode("utf-8-sig")
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -150,7 +159,7 @@ def read_document(text: str, faults: list[Fault]) -> Node | None:
     """The tree of a YAML document; None if it cannot be relied on. Mistakes are added to ``faults``."""
     try:
         if len(text) > MAX_CHARACTERS:
-            raise _Refused(Place(), f"a policy has at most {MAX_CHARACTERS} characters")
+            raise _Refused(Place(), _TOO_LARGE)
         tree = _Tree(text, faults)
         for event in yaml.parse(text, Loader=yaml.BaseLoader):
             tree.take(event)
@@ -162,10 +171,8 @@ def read_document(text: str, faults: list[Fault]) -> Node | None:
         place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
         faults.append(Fault(place, f"character U+{ord(str(error.character)):04X} is not allowed in YAML"))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        faults.append(
-            Fault(_place(mark) if mark else Place(), f"is not YAML: {error.problem or error.context}")
-        )
+        place = _place(error.problem_mark or error.context_mark)
+        faults.append(Fault(place, f"is not YAML: {error.problem or error.context}"))
     return None
 
 
@@ -213,7 +220,7 @@ class _Tree:
             self._refuse(
                 place, f"the anchor '&{event.anchor}' is not supported: write the value where it is used"
             )
-        elif event.tag:
+        elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag:
             self._refuse(place, f"the tag '{event.tag}' is not supported")
 
     def _refuse(self, place: Place, message: str) -> None:
@@ -251,6 +258,8 @@ class _Tree:
             mapping[key.text] = Entry(key.place, node)
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Node:
+        assert event.start_mark is not None
+        assert event.end_mark is not None
         written = self._text[event.start_mark.index : event.end_mark.index]
         if event.style is None:
             return Node(place, _resolved(event.value), event.value, 0 if written == event.value else None)
@@ -258,8 +267,9 @@ class _Tree:
         return Node(place, event.value, event.value, 1 if quoted else None)
 
 
-def _place(mark: yaml.Mark) -> Place:
-    return Place(mark.line + 1, mark.column + 1)
+def _place(mark: _Mark | None) -> Place:
+    """Where the YAML parser stands; what it cannot place is the file's as a whole."""
+    return Place() if mark is None else Place(mark.line + 1, mark.column + 1)
 
 
 def _resolved(word: str) -> Scalar:

@@ -46,7 +46,7 @@ class Number(NamedTuple):
 class Mistake(Exception):
     """A mistake at a node of the expression."""
 
-    def __init__(self, node: ast.AST, message: str) -> None:
+    def __init__(self, node: ast.expr, message: str) -> None:
         super().__init__(message)
         self.node = node
         self.message = message

@@ -125,7 +125,7 @@ class _RuleReader:
         self.faults.append(Fault(node.place, message))
 
     def _scope(self) -> Scope:
-        """The names that its expressions may use. A wrong ``foreach`` is told here, and not again at each ``this``."""
+        """The names that its expressions may use. A wrong ``foreach`` is told once, not at each ``this``."""
         starred = {name: monitor.starred for name, monitor in self._around.monitors.items()}
         foreach = self._values.get("foreach")
         if foreach is not None and foreach not in starred:
@@ -169,6 +169,6 @@ class _RuleReader:
         if expect is not None and expect.uses_target and not rolls_back:
             self._fault(
                 values["expect"],
-                "verify.expect: 'target' is the target of a rollback, and no rung rolls back",
+                "verify.expect: 'target' is that of a rollback, and no rung rolls back",
             )
         return Verify(values["within"], expect) if expect and "within" in values else None

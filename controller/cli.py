@@ -1,0 +1,50 @@
+"""The command line. Each command lives in a module of its own, loaded when it is called.
+
+So ``midcourse check`` never waits for torch, and ``midcourse --help`` waits for nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+from .. import __version__
+
+
+class _Command(NamedTuple):
+    module: str
+    name: str
+    summary: str
+
+
+_COMMANDS = {
+    "check": _Command(".cli_check", "check", "Check policies: every mistake at once, with its place."),
+}
+"""Command -> its module relative to this package, the click command in it, and a line for ``--help``."""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = _COMMANDS.get(cmd_name)
+        if command is None:
+            return None
+        found = getattr(import_module(command.module, __package__), command.name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name].summary) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="midcourse")
+def main() -> None:
+    """Steer a PyTorch training run while it happens."""
