@@ -141,6 +141,7 @@ class Engine:
         turn = Turn()
         if Command(command) is Command.RESUME:
             self._in_flight = None
+            self._last_act = (-1, "")
             self._judged_tick = -1
             self._rewind(tick, turn)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from midcourse.monitors.types import Health, Reading, Sample
@@ -116,7 +117,7 @@ class Run:
     def phase(self, name: str, instance: str = "") -> str:
         """The phase of a rule by now."""
         changes = [c for c in self.said.phases if (c.rule, c.instance) == (name, instance)]
-        for before, after in zip(changes, changes[1:], strict=False):
+        for before, after in pairwise(changes):
             assert before.after is after.before
         return changes[-1].after.value if changes else "inactive"
 

@@ -6,6 +6,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from midcourse.policies.budget import Ledger
 from midcourse.policies.model import Budget
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine_kit import PARAMS, Run, acts, observed, policy, rule, suppressed, verdicts
+
 from midcourse.policies.model import Budget, LimitResponse, Limits, Mode
 from midcourse.policies.phases import QUIET_TICKS
 from midcourse.policies.types import Decision, Outcome, Status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from engine_kit import Run, acts, observed, policy, rule, suppressed
+
 from midcourse.policies.model import Budget
 from midcourse.policies.types import Disposition, Status
 
@@ -44,7 +45,7 @@ def test_unknown_neither_fires_nor_ends_a_firing_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    "stronger, weaker",
+    ("stronger", "weaker"),
     [
         ("stop", "rollback"),
         ("rollback", "skip_step"),

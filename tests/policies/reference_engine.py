@@ -1,0 +1,197 @@
+"""A second, naive engine: what DESIGN and ``phases`` say, told from the whole history at every tick.
+
+It keeps no ledger and shares no code with the engine: budgets and limits are counted over all that was done.
+Plain rules only (no ``foreach``), outcomes at the end of the tick in which they were decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+RANK = {"stop": 5, "rollback": 4, "skip_step": 3, "scale_lr": 2, "reweight": 1, "notify": 0}
+CORRECTIONS = {"rollback", "scale_lr", "reweight"}
+QUIET = 1000
+
+
+@dataclass
+class Plan:
+    """One rule: its rungs hold one action each."""
+
+    name: str
+    ladder: tuple[str, ...]
+    needed: int
+    cooldown: int
+    acts: int
+    per: int
+    max: int | None
+    within: int | None
+    observe: bool
+
+    @property
+    def last_resort(self) -> bool:
+        return len(self.ladder) > 1 and self.ladder[-1] in ("stop", "notify")
+
+
+@dataclass
+class Story:
+    """All that happened to one rule. ``done`` are the ticks charged, ``due`` is the end of an open trial."""
+
+    plan: Plan
+    phase: str = "inactive"
+    seen: int = 0
+    rung: int = 0
+    began: int = 0
+    rested: int | None = None
+    silent_until: int = 0
+    must_clear: bool = False
+    unproven: bool = False
+    done: list[int] = field(default_factory=list)
+    due: int | None = None
+
+    def broke(self, tick: int) -> bool:
+        inside = sum(1 for past in self.done if past > tick - self.plan.per)
+        return inside >= self.plan.acts or (self.plan.max is not None and len(self.done) >= self.plan.max)
+
+
+class ReferenceEngine:
+    """Says at each tick its decisions, as (rule, kind, action), and verdicts, as (rule, result)."""
+
+    def __init__(self, plans: list[Plan], limit: tuple[int, int] | None) -> None:
+        self.stories = [Story(plan) for plan in plans]
+        self.limit = limit
+        self.corrections: list[int] = []
+        self.observing = False
+
+    def tick(
+        self, tick: int, holds: list[bool | None], fresh: list[bool], helped: bool | None, status: str
+    ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+        verdicts = self.close_trials(tick, helped)
+        wishes = []
+        for place, story in enumerate(self.stories):
+            if self.wants(story, tick, holds[place], fresh[place], verdicts):
+                plan, last = story.plan, len(story.plan.ladder) - 1
+                rung: int | None = story.rung
+                if story.rung > last:
+                    rung = None
+                elif story.broke(tick) and not (plan.last_resort and story.rung == last):
+                    rung = last if plan.last_resort else None
+                if rung is None:
+                    story.phase = "exhausted"
+                else:
+                    wishes.append((-RANK[plan.ladder[rung]], place, rung))
+        decisions: list[tuple[str, str, str]] = []
+        actor: tuple[Story, int] | None = None
+        for _, place, rung in sorted(wishes):
+            story = self.stories[place]
+            action = story.plan.ladder[rung]
+            free = not (self.observing or story.plan.observe) and actor is None
+            if free and action in CORRECTIONS and self.limit is not None:
+                acts, per = self.limit
+                if sum(1 for past in self.corrections if past > tick - per) >= acts:
+                    self.observing = True
+                    decisions.append(("limits", "observe", ""))
+            if self.observing or story.plan.observe:
+                decisions.append((story.plan.name, "observe", action))
+                self.take(story, rung, tick)
+                story.unproven = False
+                story.must_clear = story.phase == "cooldown" and action != "skip_step"
+            elif actor is None:
+                actor = (story, rung)
+                decisions.append((story.plan.name, "act", action))
+        if actor is not None:
+            verdicts += self.outcome(*actor, tick, status)
+        return decisions, verdicts
+
+    def close_trials(self, tick: int, helped: bool | None) -> list[tuple[str, str]]:
+        verdicts = []
+        for story in self.stories:
+            if story.due is None or story.due > tick:
+                continue
+            story.due = None
+            story.must_clear = False
+            result = {True: "helped", False: "did_not_help", None: "inconclusive"}[helped]
+            verdicts.append((story.plan.name, result))
+            if helped:
+                story.rung, story.unproven = 0, False
+            elif helped is False:
+                story.rung, story.unproven, story.silent_until = story.rung + 1, False, tick
+        return verdicts
+
+    def wants(
+        self, story: Story, tick: int, holds: bool | None, fresh: bool, verdicts: list[tuple[str, str]]
+    ) -> bool:
+        if story.phase == "cooldown":
+            if holds is False:
+                story.must_clear = False
+            if tick < story.silent_until or story.must_clear:
+                return False
+            story.phase, story.rested = "inactive", tick
+        if story.phase == "exhausted":
+            if holds is False and not story.broke(tick):
+                story.phase, story.rested = "inactive", tick
+            return False
+        if holds is None:
+            return False
+        if holds is False:
+            if story.phase == "firing":
+                story.rested = tick
+            story.phase = "inactive"
+            return False
+        if story.phase == "inactive":
+            story.phase, story.seen, story.began = "pending", 0, tick
+        if story.phase == "pending":
+            story.seen += 1 if fresh else 0
+            if story.seen < story.plan.needed:
+                return False
+            story.phase = "firing"
+            self.choose_rung(story, verdicts)
+        return True
+
+    def choose_rung(self, story: Story, verdicts: list[tuple[str, str]]) -> None:
+        plan = story.plan
+        if story.due is not None:
+            story.due = None
+            verdicts.append((plan.name, "did_not_help"))
+            story.rung += 1
+        elif story.rested is not None and story.began - story.rested >= max(QUIET, plan.cooldown):
+            story.rung = 0
+        elif story.unproven and plan.ladder[story.rung] != "skip_step":
+            story.rung = min(story.rung + 1, len(plan.ladder) - 1)
+        story.unproven = False
+
+    def take(self, story: Story, rung: int, tick: int) -> None:
+        plan = story.plan
+        if plan.last_resort and rung == len(plan.ladder) - 1:
+            story.phase = "exhausted"
+            if story.rung == rung:
+                story.rung += 1
+            return
+        story.done.append(tick)
+        story.phase = "cooldown"
+        story.silent_until = tick + plan.cooldown
+        story.must_clear = False
+        story.unproven = True
+
+    def outcome(self, story: Story, rung: int, tick: int, status: str) -> list[tuple[str, str]]:
+        action = story.plan.ladder[rung]
+        if status != "applied":
+            story.rung, story.unproven = rung + 1, False
+            return []
+        self.take(story, rung, tick)
+        if action not in CORRECTIONS:
+            return []
+        self.corrections.append(tick)
+        verdicts = []
+        for other in self.stories:
+            if other.due is not None:
+                other.due = None
+                other.must_clear = False
+                verdicts.append((other.plan.name, "inconclusive"))
+        if story.plan.within is not None:
+            story.due = tick + story.plan.within
+            story.must_clear = action != "rollback"
+        if action == "rollback":
+            for other in self.stories:
+                if other.phase in ("pending", "firing"):
+                    other.phase = "inactive"
+        return verdicts
