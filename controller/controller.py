@@ -60,6 +60,7 @@ class Controller:
         optimizer: Which optimizer to steer, where several are prepared.
         training_loader: Which loader trains, where several are read at once.
         norms_every: Ticks between measurements of ``param_norm`` and ``update_ratio``; None: by their cost.
+        say: Takes each line of the start report; default writes them to standard error.
         clock: Seconds; for tests.
 
     Raises:
@@ -86,13 +87,17 @@ class Controller:
         optimizer: torch.optim.Optimizer | None = None,
         training_loader: Any = None,
         norms_every: int | None = None,
+        say: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._accelerator = accelerator
+        self._say = say or _to_stderr
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self._ranks = Ranks(accelerator.num_processes, accelerator.process_index)
         self._directory = Path(run_dir) if run_dir is not None else _default_directory()
-        self._recorder = Recorder(sources, (*self._policy.signals, *signals))
+        self._recorder = Recorder(
+            sources, (*self._policy.signals, *signals), fixed=self._ranks.world > 1
+        )
         self._norms_every = norms_every
         self._clock = clock
         self._chosen_optimizer = optimizer
@@ -125,7 +130,13 @@ class Controller:
 
     def log(self, **signals: torch.Tensor | float) -> None:
         """Add scalars to this tick's sample; ``loss`` replaces the one given to ``backward``."""
+        known = len(self._recorder.refused)
         self._recorder.log(signals)
+        if len(self._recorder.refused) > known:
+            log.error(
+                "with several processes signals are named up front: Controller(..., signals=%s)",
+                sorted(self._recorder.refused),
+            )
 
     def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
         """Give per-example losses [B] and their sources [B] (numbers or names): ``loss/source=NAME``.
@@ -346,7 +357,7 @@ class Controller:
             return
         told = report(run, self._policy, self._pilot.engine.mode, self._notices)
         for line in told.lines:
-            log.info("%s", line)
+            self._say(line)
         self._pilot.event("start", run.clock.tick, told.facts)
 
     def _guarded(self, part: Callable[[Cycle], bool | None]) -> bool | None:
@@ -395,6 +406,10 @@ class _NoDetectors:
 
 def _is_chosen(prepared: Any, chosen: Any) -> bool:
     return chosen is None or chosen is prepared or chosen is getattr(prepared, "optimizer", None)
+
+
+def _to_stderr(line: str) -> None:
+    print(f"midcourse: {line}", file=sys.stderr, flush=True)
 
 
 def _default_directory() -> Path:

@@ -198,16 +198,14 @@ class Ring:
 def least_useful(snapshots: Sequence[Snapshot], now: int, reach: int) -> Snapshot:
     """The snapshot whose loss leaves the smallest hole, in ratios of age.
 
-    The newest one always stays, and so does the oldest while it is within reach: in between, the one is
-    dropped whose neighbours' ages are nearest to each other.
+    The newest one always stays, and so does the oldest until it is beyond reach and the next one covers
+    half of it: in between, the one is dropped whose neighbours' ages are nearest to each other.
     """
     free = [s for s in snapshots[:-1] if not s.pins]
     if not free:
         return snapshots[0]
-    beyond = [s for s in free if now - s.tick > reach]
-    # One beyond reach is kept as long as nothing younger covers the reach.
-    if len(beyond) > 1:
-        return beyond[0]
+    if len(free) > 1 and now - free[0].tick > reach and now - free[1].tick >= reach / 2:
+        return free[0]
 
     def hole(snapshot: Snapshot) -> float:
         i = snapshots.index(snapshot)

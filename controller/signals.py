@@ -49,13 +49,18 @@ class Recorder:
     Args:
         sources: Names of the data sources, for ``loss/source=NAME``; a source's number is its index.
         logged: Names that the loop will give to ``log``; others may follow where there is one process.
+        fixed: Take no other names: processes that exchange a vector must agree on its layout.
     """
 
-    def __init__(self, sources: Sequence[str] = (), logged: Iterable[str] = ()) -> None:
+    def __init__(
+        self, sources: Sequence[str] = (), logged: Iterable[str] = (), *, fixed: bool = False
+    ) -> None:
         self.sources: tuple[str, ...] = tuple(sources)
         self.logged = list(dict.fromkeys(logged))
         self.micro_batches = 0
         self.examples = 0
+        self.refused: set[str] = set()
+        self._fixed = fixed
         self._accumulation = 1.0
         self._loss = _Loss()
         self._divisors: list[float] = []
@@ -90,6 +95,11 @@ class Recorder:
     def log(self, signals: Mapping[str, torch.Tensor | float]) -> None:
         """Take scalars from the loop; several in one tick are averaged."""
         for name, value in signals.items():
+            if name != "loss" and name not in self.logged:
+                if self._fixed:
+                    self.refused.add(name)
+                    continue
+                self.logged.append(name)
             scalar = value.detach() if isinstance(value, torch.Tensor) else float(value)
             held, count = self._log.get(name, (0.0, 0))
             self._log[name] = (held + scalar, count + 1)
@@ -160,9 +170,6 @@ class Recorder:
         )
 
     def _scalars(self, control: float) -> tuple[list[torch.Tensor | float], list[float]]:
-        for name in self._log:
-            if name != "loss" and name not in self.logged:
-                self.logged.append(name)
         loss, loss_count = self._mean_loss()
         norm = self._grad_norm
         sums: list[torch.Tensor | float] = [control, loss, 0.0 if norm is None else norm]

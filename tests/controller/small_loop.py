@@ -1,0 +1,159 @@
+"""A small Accelerate loop whose parts can be chosen, for tests of what a rollback restores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch.utils.data import DataLoader, TensorDataset
+
+from midcourse import Controller, Mixture
+from midcourse.policies.policy import parse_policy
+
+EXAMPLES = 160
+BATCH = 8
+
+ROLLBACK = """
+version: 1
+signals: [trigger]
+snapshots: {{keep: 6, reach: 160, every: 5}}
+rules:
+  - name: back
+    when: trigger.value > 0.5
+    budget: {{acts: 5, per: 1000}}
+    ladder:
+      - [rollback: {{to: {to}, data: {data}}}]
+"""
+
+
+def rollback_policy(data: str, to: str = "{steps: 12}") -> str:
+    """A policy that rolls back when the loop logs ``trigger``."""
+    return ROLLBACK.format(data=data, to=to)
+
+
+@dataclass
+class Trace:
+    """What a loop did: example ids and loss of each micro-batch in order, parameters at the end."""
+
+    ids: list[list[int]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    ticks: list[int] = field(default_factory=list)
+    parameters: list[torch.Tensor] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    controller: Controller | None = None
+
+    def matches(self, other: Trace) -> bool:
+        """Whether both ended with the same parameters, bit for bit."""
+        return all(torch.equal(a, b) for a, b in zip(self.parameters, other.parameters, strict=True))
+
+
+def sources() -> dict[str, TensorDataset]:
+    """Three sources of (x, y, id)."""
+    made = {}
+    for number, name in enumerate(("a", "b", "c")):
+        generator = torch.Generator().manual_seed(number)
+        x = torch.randn(60, 8, generator=generator)
+        made[name] = TensorDataset(x, x.sum(1, keepdim=True), torch.arange(60) + 100 * number)
+    return made
+
+
+def dataset() -> TensorDataset:
+    """One source of (x, y, id)."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(EXAMPLES, 8, generator=generator)
+    return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(EXAMPLES))
+
+
+def train(
+    run_dir: Path | None = None,
+    policy: str = "",
+    *,
+    triggers: dict[int, float] | None = None,
+    epochs: int = 3,
+    workers: int = 0,
+    accumulation: int = 1,
+    mixture: bool = False,
+    seedable: bool = False,
+    owned: bool = True,
+    optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
+    schedule: Callable[[Any], Any] | None = None,
+    per_epoch: bool = False,
+    evaluate: Callable[[], None] | None = None,
+    spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    registered: dict[str, Any] | None = None,
+    on_rollback: Callable[[int, int], None] | None = None,
+    **kwargs: Any,
+) -> Trace:
+    """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
+
+    ``spoil(tick, loss)`` may change the loss of a tick. Without ``run_dir`` Midcourse stays away.
+    """
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    torch.manual_seed(0)
+    model: Any = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))
+    chosen = optimizer(model.parameters())
+    scheduler = schedule(chosen) if schedule is not None else None
+    if mixture:
+        loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
+    else:
+        loader = DataLoader(dataset(), batch_size=BATCH, shuffle=True, num_workers=workers)
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=accumulation, **({"dataloader_config": _seedable()} if seedable else {})
+    )
+    trace = Trace()
+    controller = None
+    if run_dir is not None:
+        controller = Controller(
+            accelerator, policy=parse_policy(policy), run_dir=run_dir, say=lambda line: None, **kwargs
+        )
+        trace.controller = controller
+        for name, obj in (registered or {}).items():
+            controller.register(name, obj)
+        if on_rollback is not None:
+            controller.on_rollback(on_rollback)
+    parts = [model, chosen, loader] + ([scheduler] if scheduler is not None else [])
+    model, prepared, loader, *rest = accelerator.prepare(*parts)
+    counter = controller.epochs(epochs) if controller is not None and owned else range(epochs)
+    tick = 0
+    for _ in counter:
+        model.train()
+        for batch in loader:
+            x, y, ids = batch[:3] if not isinstance(batch, dict) else (batch["x"], batch["y"], batch["id"])
+            with accelerator.accumulate(model) if accumulation > 1 else nullcontext():
+                loss = ((model(x) - y) ** 2).mean()
+                if spoil is not None:
+                    loss = spoil(tick + 1, loss)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    if controller is not None:
+                        controller.log(trigger=(triggers or {}).get(tick + 1, 0.0))
+                    tick += 1
+                    trace.rates.append(chosen.param_groups[0]["lr"])
+                prepared.step()
+                if rest and not per_epoch:
+                    rest[0].step()
+                prepared.zero_grad()
+            trace.ids.append(ids.tolist())
+            trace.losses.append(float(loss.detach()))
+            trace.ticks.append(tick)
+        if rest and per_epoch:
+            rest[0].step()
+        if evaluate is not None:
+            evaluate()
+    accelerator.end_training()
+    trace.parameters = [p.detach().clone() for p in model.parameters()]
+    return trace
+
+
+def _seedable() -> Any:
+    from accelerate.utils import DataLoaderConfiguration
+
+    return DataLoaderConfiguration(use_seedable_sampler=True)

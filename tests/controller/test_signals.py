@@ -1,0 +1,138 @@
+"""What a tick measures: the loss the loop means, norms, per-source means, and nothing invented."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from midcourse.controller.norms import Norms
+from midcourse.controller.signals import Recorder, hand_divisor, unpack
+
+
+def measured(recorder: Recorder) -> dict[str, float]:
+    signals = unpack(recorder.names, recorder.host_vector())
+    signals.pop("control")
+    return signals
+
+
+def loss_of(value: float) -> torch.Tensor:
+    return torch.tensor(value, requires_grad=True) * 1.0
+
+
+def test_the_loss_is_the_mean_over_micro_batches() -> None:
+    recorder = Recorder()
+    for value in (1.0, 2.0, 6.0):
+        recorder.backward(loss_of(value))
+    assert measured(recorder) == {"loss": 3.0}
+
+
+def test_a_loss_divided_by_hand_is_given_back_its_size() -> None:
+    recorder = Recorder()
+    for value in (1.0, 2.0, 6.0):
+        recorder.backward(loss_of(value) / 3)
+    assert measured(recorder)["loss"] == pytest.approx(3.0)
+    recorder.clear()
+    # The last window of an epoch is shorter; the loop divides by the same number.
+    recorder.backward(loss_of(4.0) / 3)
+    assert measured(recorder)["loss"] == pytest.approx(4.0)
+
+
+def test_a_mean_over_the_batch_is_no_accumulation() -> None:
+    recorder = Recorder()
+    recorder.backward(loss_of(8.0) / 4)
+    assert measured(recorder)["loss"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "divisor"),
+    [
+        (loss_of(2.0) / 4, 4.0),
+        (loss_of(2.0) / 4.0, 4.0),
+        (loss_of(2.0) / 4.5, 1.0),
+        (loss_of(2.0) / torch.tensor(4.0), 1.0),
+        (loss_of(2.0) * 4, 1.0),
+        (torch.tensor(2.0), 1.0),
+    ],
+)
+def test_only_division_by_a_whole_python_number_counts(loss: torch.Tensor, divisor: float) -> None:
+    assert hand_divisor(loss) == divisor
+
+
+def test_what_the_loop_logs_is_averaged_and_overrides_the_loss() -> None:
+    recorder = Recorder()
+    recorder.backward(loss_of(100.0))
+    recorder.log({"loss": 1.0, "aux": 2.0})
+    recorder.log({"loss": 3.0})
+    assert measured(recorder) == {"loss": 2.0, "aux": 2.0}
+
+
+def test_what_was_not_measured_is_missing_and_nan_is_a_measurement() -> None:
+    recorder = Recorder(sources=("a", "b"), logged=["aux"])
+    recorder.backward(loss_of(math.nan))
+    recorder.log_examples(torch.tensor([1.0, 3.0]), torch.tensor([1, 1]))
+    signals = measured(recorder)
+    assert set(signals) == {"loss", "loss/source=b"}
+    assert math.isnan(signals["loss"])
+    assert signals["loss/source=b"] == 2.0
+
+
+def test_sources_may_be_named_and_mistakes_are_told() -> None:
+    recorder = Recorder(sources=("a", "b"))
+    recorder.log_examples(torch.tensor([1.0, 3.0]), ["b", "a"])
+    assert measured(recorder) == {"loss/source=a": 3.0, "loss/source=b": 1.0}
+    with pytest.raises(ValueError, match=r"unknown sources \['x'\]"):
+        recorder.log_examples(torch.tensor([1.0]), ["x"])
+    with pytest.raises(ValueError, match="2 losses but 1 sources"):
+        recorder.log_examples(torch.tensor([1.0, 2.0]), ["a"])
+    with pytest.raises(ValueError, match="need names"):
+        Recorder().log_examples(torch.tensor([1.0]), torch.tensor([0]))
+
+
+names = st.sampled_from(["aux", "kl", "eval/loss"])
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), max_size=4),
+    st.lists(st.tuples(names, st.floats(-1e6, 1e6)), max_size=5),
+    st.lists(st.tuples(st.integers(0, 2), st.floats(-1e3, 1e3, width=32)), max_size=6),
+)
+def test_host_and_device_vectors_say_the_same(
+    losses: list[float], logged: list[tuple[str, float]], examples: list[tuple[int, float]]
+) -> None:
+    recorder = Recorder(sources=("a", "b", "c"))
+    for loss in losses:
+        recorder.backward(torch.tensor(loss, dtype=torch.float64))
+    for name, value in logged:
+        recorder.log({name: value})
+    if examples:
+        recorder.log_examples(torch.tensor([v for _, v in examples]), torch.tensor([n for n, _ in examples]))
+    assert recorder.host_vector(3.0) == recorder.device_vector(torch.device("cpu"), 3.0).tolist()
+
+
+def test_the_norms_are_those_of_parameters_and_update() -> None:
+    parameter = torch.tensor([3.0, 4.0])
+    norms = Norms([parameter], every=2)
+    norms.before_step(1)
+    parameter += torch.tensor([0.3, 0.4])
+    told = norms.after_step(1, 0.01)
+    assert float(told["param_norm"]) == pytest.approx(5.5)
+    assert float(told["update_ratio"]) == pytest.approx(0.5 / 5.5)
+    norms.before_step(2)
+    assert norms.after_step(2, 0.01) == {}
+    norms.before_step(3)
+    assert norms.after_step(3, 0.01)
+
+
+def test_the_cadence_of_the_norms_follows_from_their_cost() -> None:
+    time = iter(range(100))
+    norms = Norms([torch.ones(2)], clock=lambda: next(time) * 1e-3)
+    norms.before_step(1)
+    assert norms.after_step(1, step_seconds=0.02)
+    # 2 ms of 20 ms steps at half a percent: every 20 ticks.
+    assert norms.after_step(20, 0.02) == {}
+    norms.before_step(21)
+    assert norms.after_step(21, 0.02)
