@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from math import nan
+from math import isfinite, nan
 from typing import Any, Protocol, runtime_checkable
 
 BUILTIN_SIGNALS = (
@@ -74,6 +74,21 @@ class Reading:
     def bad(self) -> bool:
         """ALARM or NONFINITE: what a rule fires on by default."""
         return self.health is Health.ALARM or self.health is Health.NONFINITE
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as strict JSON: a number that is not finite is a word."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        values["health"] = self.health.value
+        return {
+            name: str(value) if isinstance(value, float) and not isfinite(value) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_json(cls, state: Mapping[str, Any]) -> Reading:
+        """The inverse of ``to_json``."""
+        numbers = {name: float(state[name]) for name in ("value", "score", "threshold", "level", "noise")}
+        return cls(**{**state, **numbers, "health": Health(state["health"])})
 
 
 class ParameterError(ValueError):

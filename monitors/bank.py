@@ -1,0 +1,216 @@
+"""All monitors of a policy, side by side: one sample in, all readings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, Final
+
+from .registry import make_monitor
+from .types import Health, Monitor, MonitorSpec, Reading, Sample
+
+Readings = dict[str, dict[str, Reading]]
+"""Monitor name -> instance -> reading. A monitor without a star has the one instance ``""``."""
+
+MAX_INSTANCES: Final = 256
+"""Instances that one star may make: beyond it new names are left unwatched, and one error says so."""
+
+_MAX_NAMES: Final = 4096  # names of signals remembered as looked at already
+_NUMBERS = ("value", "score", "threshold", "level", "noise")
+
+
+class _Watch:
+    """One instance of a monitor; ``error`` says why it is out of service, if it is."""
+
+    __slots__ = ("error", "instance", "monitor", "name")
+
+    def __init__(self, name: str, instance: str, monitor: Monitor) -> None:
+        self.name = name
+        self.instance = instance
+        self.monitor = monitor
+        self.error: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}[{self.instance}]" if self.instance else self.name
+
+
+class _Star:
+    """A monitor whose signal has a star: it is made anew for each name that matches."""
+
+    def __init__(self, spec: MonitorSpec) -> None:
+        self.spec = spec
+        self._before, _, self._after = spec.params["signal"].partition("*")
+
+    def match(self, name: str) -> str | None:
+        """What the star stands for in a name, or None."""
+        before, after = self._before, self._after
+        if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
+            return name[len(before) : len(name) - len(after)]
+        return None
+
+    def make(self, instance: str) -> Monitor:
+        return make_monitor(self.spec, f"{self._before}{instance}{self._after}")
+
+
+class MonitorBank:
+    """Runs the monitors of a policy and a baseline for each signal whose statistics its expressions read.
+
+    A monitor that raises reads ERROR from then on and is not asked again; the others go on. ``readings``
+    are the current ones, the same dictionaries at every tick with new readings in them.
+
+    Args:
+        specs: the policy's monitors. A signal with a star, ``loss/source=*``, makes one instance for each
+            name that matches, called by what the star stands for.
+        baselines: names of signals; the reading of each is under the signal's own name.
+
+    Raises:
+        ParameterError: a monitor cannot be made of its parameters.
+
+    >>> bank = MonitorBank([MonitorSpec("guard", "guard")], baselines=["loss"])
+    >>> readings = bank.update(Sample(0, 0, 0, {"loss": float("nan")}))
+    >>> readings["guard"][""].health.value, readings["loss"][""].reason
+    ('nonfinite', 'loss is nan')
+    """
+
+    def __init__(self, specs: Sequence[MonitorSpec], baselines: Sequence[str] = ()) -> None:
+        self._specs = (*specs, *(MonitorSpec(name, "baseline", {"signal": name}) for name in baselines))
+        self._errors: list[str] = []
+        self._said: set[str] = set()
+        self._lateness: dict[str, int] = {}
+        self._start()
+
+    def _start(self) -> None:
+        """Make all monitors that need no name to be seen first."""
+        self.readings: Readings = {}
+        self._before_step: list[_Watch] = []
+        self._after_step: list[_Watch] = []
+        self._stars: list[_Star] = []
+        self._seen: set[str] = set()
+        self._judged_tick: int | None = None
+        for spec in self._specs:
+            self.readings[spec.name] = {}
+            if "*" in str(spec.params.get("signal", "")):
+                star = _Star(spec)
+                self._stars.append(star)
+                self._lateness[spec.name] = star.make("any").lateness
+            else:
+                watch = self._add(spec.name, "", make_monitor(spec))
+                self._lateness[spec.name] = watch.monitor.lateness
+
+    def judge_step(self, sample: Sample) -> Readings:
+        """Update the monitors that are judged before ``optimizer.step()``; returns their readings."""
+        self._admit(sample)
+        self._update(self._before_step, sample)
+        self._judged_tick = sample.tick
+        return {watch.name: self.readings[watch.name] for watch in self._before_step}
+
+    def update(self, sample: Sample) -> Readings:
+        """Update all others, and those too if ``judge_step`` has not seen this tick; returns all readings."""
+        self._admit(sample)
+        if sample.tick != self._judged_tick:
+            self._update(self._before_step, sample)
+        self._update(self._after_step, sample)
+        return self.readings
+
+    def lateness(self, monitor: str) -> int:
+        """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases."""
+        return self._lateness[monitor]
+
+    def facts(self) -> dict[str, dict[str, float]]:
+        """The finite numbers of all readings: ``facts["loss"]["level"]``, instances as ``name[instance]``."""
+        facts: dict[str, dict[str, float]] = {}
+        for watch in (*self._before_step, *self._after_step):
+            reading = self.readings[watch.name][watch.instance]
+            numbers = {word: getattr(reading, word) for word in _NUMBERS}
+            known = {word: number for word, number in numbers.items() if isfinite(number)}
+            if known:
+                facts[watch.label] = known
+        return facts
+
+    def take_errors(self) -> list[str]:
+        """What went wrong since the last call, each thing once."""
+        errors, self._errors = self._errors, []
+        return errors
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every instance with its reading, as what ``json.dumps`` accepts."""
+        state: dict[str, dict[str, Any]] = {name: {} for name in self.readings}
+        for watch in (*self._before_step, *self._after_step):
+            own: dict[str, Any] | None = None
+            if watch.error is None:
+                try:
+                    own = watch.monitor.state_dict()
+                except BaseException as error:  # noqa: BLE001
+                    self._fail(watch, error)
+            reading = self.readings[watch.name][watch.instance].to_json()
+            state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
+        return {"monitors": state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state: later readings are the same as the source's. What it lacks starts anew."""
+        self._start()
+        saved = state["monitors"]
+        for star in self._stars:
+            for instance in saved.get(star.spec.name, {}):
+                self._add(star.spec.name, instance, star.make(instance))
+        for watch in (*self._before_step, *self._after_step):
+            if watch.instance not in saved.get(watch.name, {}):
+                continue
+            own = saved[watch.name][watch.instance]
+            self.readings[watch.name][watch.instance] = Reading.from_json(own["reading"])
+            watch.error = own["error"]
+            if watch.error is None:
+                try:
+                    watch.monitor.load_state_dict(own["state"])
+                except BaseException as error:  # noqa: BLE001
+                    self._fail(watch, error)
+
+    def _add(self, name: str, instance: str, monitor: Monitor) -> _Watch:
+        watch = _Watch(name, instance, monitor)
+        (self._before_step if monitor.before_step else self._after_step).append(watch)
+        self.readings[name][instance] = Reading(Health.WARMUP)
+        return watch
+
+    def _admit(self, sample: Sample) -> None:
+        """Make the instances of names that were not seen before."""
+        if not self._stars or sample.signals.keys() <= self._seen:
+            return
+        if len(self._seen) > _MAX_NAMES:  # the run makes up new names for ever: stay bounded
+            self._seen.clear()
+        for name in sample.signals:  # in their order: that of a set differs from one process to the next
+            for star in () if name in self._seen else self._stars:
+                instance = star.match(name)
+                if instance is not None and instance not in self.readings[star.spec.name]:
+                    self._admit_instance(star, instance)
+        self._seen |= sample.signals.keys()
+
+    def _admit_instance(self, star: _Star, instance: str) -> None:
+        name = star.spec.name
+        if len(self.readings[name]) < MAX_INSTANCES:
+            self._add(name, instance, star.make(instance))
+        else:
+            self._say(f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out")
+
+    def _update(self, watches: list[_Watch], sample: Sample) -> None:
+        readings = self.readings
+        for watch in watches:
+            if watch.error is None:
+                try:
+                    readings[watch.name][watch.instance] = watch.monitor.update(sample)
+                except BaseException as error:  # noqa: BLE001
+                    self._fail(watch, error, sample.tick)
+
+    def _fail(self, watch: _Watch, error: BaseException, tick: int = -1) -> None:
+        """Take an instance out of service. A panic in river's Rust is a BaseException, so all are caught."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        watch.error = f"{type(error).__name__}: {error}"
+        tick = max(tick, self.readings[watch.name][watch.instance].tick)
+        self.readings[watch.name][watch.instance] = Reading(Health.ERROR, tick, reason=watch.error)
+        self._say(f"monitor {watch.label} is out of service: {watch.error}")
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._errors.append(message)

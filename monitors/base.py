@@ -1,0 +1,167 @@
+"""What all monitors of one signal share: screening, staleness, and an alarm that latches with its onset."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from math import nan
+from typing import Any, ClassVar
+
+from .scale import RobustScale
+from .types import Health, ParameterError, Reading, Sample
+
+LARGEST = 1e100
+"""Beyond it a value counts as not finite: its square would overflow, and no signal means anything there."""
+
+STALE_AFTER = 1000
+"""Ticks without a measurement until a reading is STALE. Longer than the cadence of a usual evaluation."""
+
+
+def at_least(parameter: str, least: float, value: float) -> None:
+    """Raise ``ParameterError`` if a parameter is too small, or no number."""
+    if not least <= value < LARGEST:
+        raise ParameterError(parameter, f"{parameter} must be at least {least}, got {value}")
+
+
+def above_zero(parameter: str, value: float) -> None:
+    """Raise ``ParameterError`` if a parameter is not positive, or no number."""
+    if not 0 < value < LARGEST:
+        raise ParameterError(parameter, f"{parameter} must be above 0, got {value}")
+
+
+class BaseMonitor:
+    """A monitor that remembers its last reading, and says when it is STALE.
+
+    Subclasses list the attributes that hold the rest of their state in ``_state``, and declare what
+    ``conformance`` then tests: ``false_alarms_per_100k`` healthy measurements, and ``step_delay``, in
+    measurements, for a step of 6 noises (None: it does not look for steps). ``lateness`` is the 90th
+    percentile, in ticks, by which it put the onset of real divergences too late.
+    """
+
+    before_step: bool = False
+    lateness: int = 0
+    false_alarms_per_100k: ClassVar[float] = 0.0
+    step_delay: ClassVar[int | None] = None
+    warm_up: int = 0
+    _state: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, signals: tuple[str, ...], stale_after: int) -> None:
+        at_least("stale_after", 1, stale_after)
+        self.signals = signals
+        self._stale_after = stale_after
+        self._reading = Reading(Health.WARMUP)
+
+    def _miss(self, tick: int) -> Reading:
+        """Keep the last reading where nothing was measured, until it is too old."""
+        reading = self._reading
+        if 0 <= reading.tick < tick - self._stale_after and reading.health is not Health.STALE:
+            reason = f"{', '.join(self.signals)} last measured at tick {reading.tick}"
+            self._reading = replace(reading, health=Health.STALE, onset=None, reason=reason)
+        return self._reading
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of its state, as what ``json.dumps`` accepts."""
+        own = {name.lstrip("_"): getattr(self, name) for name in self._state}
+        return {"reading": self._reading.to_json(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from ``state_dict``: later readings are identical to the source's."""
+        self._reading = Reading.from_json(state["reading"])
+        for name in self._state:
+            setattr(self, name, state[name.lstrip("_")])
+
+
+class SignalMonitor(BaseMonitor, ABC):
+    """A monitor of one signal, which it screens before anything else.
+
+    A missing value keeps the last reading, until it is STALE after ``stale_after`` ticks; the next
+    measurement then starts without the evidence gathered before the gap, which says nothing of the present.
+    A value that is not finite gives NONFINITE and touches no statistics. Subclasses judge the rest.
+    """
+
+    _state: ClassVar[tuple[str, ...]] = ("_nonfinite_since",)
+
+    def __init__(self, signal: str, stale_after: int) -> None:
+        if not isinstance(signal, str) or "*" in signal:
+            raise ParameterError("signal", f"signal must be one name without a star, got {signal}")
+        super().__init__((signal,), stale_after)
+        self._signal = signal
+        self._nonfinite_since: int | None = None
+
+    def update(self, sample: Sample) -> Reading:
+        """Take one sample and say how its signal fares."""
+        value = sample.signals.get(self._signal)
+        if value is None:
+            return self._miss(sample.tick)
+        if -LARGEST < value < LARGEST:  # false for NaN
+            if sample.tick - self._reading.tick > self._stale_after:
+                self._forget()
+            self._nonfinite_since = None
+            self._reading = self._take(sample.tick, value)
+        else:
+            self._reading = self._reject(sample.tick, value)
+        return self._reading
+
+    @abstractmethod
+    def _take(self, tick: int, value: float) -> Reading:
+        """Judge a finite measurement."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Drop the evidence gathered before a gap; what is normal stays known."""
+
+    def _reject(self, tick: int, value: float) -> Reading:
+        if self._nonfinite_since is None:
+            self._nonfinite_since = tick
+        last = self._reading
+        reason = f"{self._signal} is {value}"
+        since = self._nonfinite_since
+        return Reading(Health.NONFINITE, tick, value, nan, nan, since, last.level, last.noise, reason)
+
+
+class ScaledMonitor(SignalMonitor):
+    """A monitor that judges by robust z, how many noises a value lies above its level.
+
+    Subclasses give the score of a z in ``_judge``, where they set ``_onset`` while they alarm and None
+    otherwise; ``threshold`` is what the score is compared with.
+    """
+
+    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_onset")
+
+    def __init__(self, signal: str, scale: RobustScale, threshold: float, stale_after: int) -> None:
+        super().__init__(signal, stale_after)
+        self._scale = scale
+        self._threshold = threshold
+        self._onset: int | None = None
+
+    @abstractmethod
+    def _judge(self, tick: int, z: float) -> float:
+        """The score of a measurement; sets ``_onset`` to an int to alarm."""
+
+    def _forget(self) -> None:
+        self._onset = None
+
+    def _take(self, tick: int, value: float) -> Reading:
+        scale = self._scale
+        z = scale.take(value)
+        if z is None:
+            return Reading(Health.WARMUP, tick, value)
+        score = self._judge(tick, z)
+        onset = self._onset
+        if onset is None:
+            return Reading(Health.OK, tick, value, score, self._threshold, None, scale.level, scale.noise)
+        why = self._why(score)
+        return Reading(Health.ALARM, tick, value, score, self._threshold, onset, scale.level, scale.noise, why)
+
+    def _why(self, score: float) -> str:
+        return f"{self._signal}: score {score:.3g} > {self._threshold:g}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of its state, the values that its scale rests on included."""
+        return {**super().state_dict(), "scale": self._scale.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from ``state_dict``: later readings are identical to the source's."""
+        super().load_state_dict(state)
+        self._scale.load_state_dict(state["scale"])

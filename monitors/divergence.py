@@ -1,0 +1,78 @@
+"""Divergence: measurements far outside of the noise, more than one at a time."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .scale import WARM_UP, DifferencedScale, make_scale
+
+
+class Divergence(ScaledMonitor):
+    """Finds a signal that shoots up: two of the last three measurements above ``threshold`` noises.
+
+    A healthy run has single batches at 17-29 noises; two of three it does not have. The onset is the
+    first of them. The alarm clears when three measurements in a row are back below.
+
+    Args:
+        signal: the signal's name.
+        window: previous values that level and noise come from.
+        warm_up: measurements before it judges.
+        threshold: noises above the level, where noise is also taken from one value to the next.
+        log: judge the logarithm; None goes by the signal's name.
+        stale_after: ticks without a measurement until the reading is STALE.
+
+    Raises:
+        ParameterError: a parameter is out of range.
+
+    >>> from random import Random
+    >>> from midcourse import Sample
+    >>> noise, blowup = Random(0), Divergence("loss")
+    >>> for tick in range(300):
+    ...     reading = blowup.update(Sample(tick, tick, 0, {"loss": noise.gauss(2, 0.1) + 2 * (tick >= 280)}))
+    ...     if reading.bad:
+    ...         break
+    >>> tick, reading.onset
+    (281, 280)
+    """
+
+    false_alarms_per_100k: ClassVar[float] = 10.0
+    step_delay: ClassVar[int | None] = 2
+    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_last_high", "_high_before")
+
+    def __init__(
+        self,
+        signal: str,
+        *,
+        window: int = 128,
+        warm_up: int = WARM_UP,
+        threshold: float = 10.0,
+        log: bool | None = None,
+        stale_after: int = STALE_AFTER,
+    ) -> None:
+        above_zero("threshold", threshold)
+        scale = make_scale(signal, window, warm_up, log, DifferencedScale)
+        super().__init__(signal, scale, threshold, stale_after)
+        self.warm_up = warm_up
+        self._last_high: int | None = None  # tick of the measurement before, if it was high
+        self._high_before: int | None = None  # and of the one before that
+
+    def _judge(self, tick: int, z: float) -> float:
+        high = tick if z > self._threshold else None
+        before, last = self._high_before, self._last_high
+        if high is None:
+            if before is last is None:
+                self._onset = None
+        elif self._onset is None:
+            self._onset = last if before is None else before
+        self._high_before = last
+        self._last_high = high
+        return z
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._last_high = self._high_before = None
+
+    def _why(self, score: float) -> str:
+        level, noise = self._scale.level, self._scale.noise
+        return f"{self._signal} is {score:.3g} noises above its level {level:.4g} (noise {noise:.2g})"

@@ -1,0 +1,37 @@
+"""The table of monitors: what a policy's ``type`` names."""
+
+from __future__ import annotations
+
+from .baseline import Baseline
+from .divergence import Divergence
+from .guard import Guard
+from .sustained_rise import SustainedRise
+from .types import Monitor, MonitorSpec, ParameterError
+
+MONITORS: dict[str, type[Monitor]] = {
+    "guard": Guard,
+    "sustained_rise": SustainedRise,
+    "divergence": Divergence,
+    "baseline": Baseline,
+}
+"""Type in a policy -> class. ``conformance`` tests every one of them."""
+
+
+def make_monitor(spec: MonitorSpec, signal: str | None = None) -> Monitor:
+    """A new monitor as a policy writes it.
+
+    Args:
+        spec: its type and parameters.
+        signal: watched instead of ``spec.params["signal"]``, where that one has a star.
+
+    Raises:
+        ParameterError: there is no such type, or a parameter is out of range.
+
+    >>> spec = MonitorSpec("source", "divergence", {"signal": "loss/source=*"})
+    >>> make_monitor(spec, "loss/source=code").signals
+    ('loss/source=code',)
+    """
+    if spec.type not in MONITORS:
+        raise ParameterError("type", f"there is no monitor type '{spec.type}', only {', '.join(MONITORS)}")
+    params = dict(spec.params) if signal is None else {**spec.params, "signal": signal}
+    return MONITORS[spec.type](**params)
