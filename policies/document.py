@@ -169,7 +169,7 @@ def read_document(text: str, faults: list[Fault]) -> Node | None:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-        faults.append(Fault(place, f"character U+{ord(str(error.character)):04X} is not allowed in YAML"))
+        faults.append(Fault(place, f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"))
     except yaml.MarkedYAMLError as error:
         place = _place(error.problem_mark or error.context_mark)
         faults.append(Fault(place, f"is not YAML: {error.problem or error.context}"))
@@ -229,7 +229,7 @@ class _Tree:
 
     def _begin(self, node: Node) -> None:
         if len(self._open) >= MAX_DEPTH:
-            raise _Refused(node.place, f"is nested more than {MAX_DEPTH} deep")
+            raise _Refused(node.place, f"the policy is nested more than {MAX_DEPTH} deep")
         self._open.append(_Open(node, []))
 
     def _add(self, node: Node) -> None:

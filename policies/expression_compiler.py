@@ -268,7 +268,7 @@ def _constant(node: ast.expr, value: int | float) -> Number:
     except OverflowError:
         number = math.inf
     if math.isinf(number):
-        raise Mistake(node, "is too large a number")
+        raise Mistake(node, "the number is too large")
     return _exactly(repr(number))
 
 

@@ -37,8 +37,9 @@ class Signals:
 
     def unknown(self, name: str) -> str:
         """What to say of a name that is none of them."""
-        hint = nearest(name, self.plain) or ": one that you log yourself is declared under 'signals'"
-        return f"there is no signal '{name}'{hint}"
+        near = nearest(name, self.plain)
+        own = " (your own are declared under 'signals')" if "/" in name or not near else ""
+        return f"there is no signal '{name}'{near}{own}"
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -92,5 +92,6 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
             faults.append(Fault(place, "stop must stand alone in its rung: nothing comes after it"))
         target = ACTIONS[action.name].target(action.params) or action.name
         if target in taken:
-            faults.append(Fault(place, f"{action.name} is the second action on {target} in this rung"))
+            what = "is here twice" if target == action.name else f"is the second action on {target}"
+            faults.append(Fault(place, f"{action.name} {what} in one rung"))
         taken.add(target)
