@@ -37,7 +37,7 @@ TABLE = {
     "midcourse.monitors.probes": rights("numpy river torch", "monitors"),
     "midcourse.policies": rights("yaml pydantic", "monitors.types monitors.registry monitors.bank"),
     "midcourse.controller": rights(
-        "numpy torch accelerate prometheus_client psutil click rich wrapt", "monitors policies"
+        "numpy torch accelerate prometheus_client psutil click rich wrapt", "monitors policies __version__"
     ),
     "midcourse.configs": rights(),
 }
