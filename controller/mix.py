@@ -10,7 +10,7 @@ from .mixture import Mixture
 from .overrides import Layers
 
 STAGE = 0.05
-"""A ramp changes the mix in stages of this share of all weight: each change is an entry in its history."""
+"""A ramp changes the mix in stages of this size: each change is an entry in the mixture's history."""
 
 
 def target(source: str) -> str:
@@ -24,14 +24,15 @@ class Mix:
     Args:
         mixture: The stream of the training loader.
         feed: Knows which draw comes next, and can have prefetched batches drawn again.
-        layers: The live overrides, in the units of the mixture's own weights.
+        layers: The live overrides; a weight is a source's share of the mixture as its author set it.
     """
 
     def __init__(self, mixture: Mixture, feed: Feed, layers: Layers) -> None:
         self._mixture = mixture
         self._feed = feed
         self._layers = layers
-        self._base = dict(mixture.base_weights)
+        total = sum(mixture.base_weights.values())
+        self._base = {name: weight / total for name, weight in mixture.base_weights.items()}
         self._applied = dict(self._base)
 
     @property
@@ -58,9 +59,8 @@ class Mix:
         wanted = self.wanted(tick)
         if wanted == self._applied:
             return
-        total = sum(self._base.values())
         arrived = not any(self._layers.touches(target(name)) for name in wanted)
-        if arrived or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE * total:
+        if arrived or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE:
             self._set(wanted, self._feed.draw + self._prefetched())
 
     def rewind(self, place: Place, tick: int) -> None:
