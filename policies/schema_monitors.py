@@ -117,10 +117,9 @@ def _parameters(
         objection = _objection_to_type(plain, hints.get(key, object))
         if objection:
             faults.append(Fault(value.place, f"{key} must be {objection}, got {value}"))
-        else:
-            params[key] = plain
-        if key in ("signal", "signals"):
+        elif key in ("signal", "signals"):
             _check_signals(value, signals, faults)
+        params[key] = plain
     for key, parameter in wanted.items():
         if parameter.default is parameter.empty and key not in entries:
             faults.append(Fault(node.place, f"{kind} needs the key '{key}'"))
@@ -139,8 +138,12 @@ def _objection_to_type(value: object, hint: Any) -> str | None:
 
 def _check_signals(node: Node, signals: Signals, faults: list[Fault]) -> None:
     for item in node.items or [node]:
-        if isinstance(item.value, str) and item.value not in signals:
-            faults.append(Fault(item.place, signals.unknown(item.value)))
+        if not isinstance(item.value, str):
+            faults.append(Fault(item.place, f"a signal must be named by text, got {item}"))
+        elif item.text.count("*") > 1:
+            faults.append(Fault(item.place, f"a signal has at most one star, got {item}"))
+        elif item.text not in signals:
+            faults.append(Fault(item.place, signals.unknown(item.text)))
 
 
 def _made(
