@@ -31,8 +31,8 @@ class Mix:
         self._mixture = mixture
         self._feed = feed
         self._layers = layers
-        total = sum(mixture.base_weights.values())
-        self._base = {name: weight / total for name, weight in mixture.base_weights.items()}
+        self._base = dict(mixture.base_weights)
+        self._total = sum(self._base.values())
         self._applied = dict(self._base)
 
     @property
@@ -42,12 +42,18 @@ class Mix:
 
     @property
     def applied(self) -> Mapping[str, float]:
-        """The weights that were last put in force."""
-        return self._applied
+        """The shares that were last put in force, before normalisation."""
+        return {name: weight / self._total for name, weight in self._applied.items()}
 
     def wanted(self, tick: int) -> dict[str, float]:
         """The weights that the overrides ask for at this tick."""
-        return {name: self._layers.value(target(name), base, tick) for name, base in self._base.items()}
+        return {name: self._wanted(name, base, tick) for name, base in self._base.items()}
+
+    def _wanted(self, name: str, base: float, tick: int) -> float:
+        if not self._layers.touches(target(name)):
+            # The author's own number, not one that went through a division: the stream must stay the same.
+            return base
+        return self._layers.value(target(name), base / self._total, tick) * self._total
 
     def apply_now(self, tick: int) -> None:
         """Put the wanted weights in force for the very next batch: what was prefetched is drawn again."""
@@ -60,7 +66,7 @@ class Mix:
         if wanted == self._applied:
             return
         arrived = not any(self._layers.touches(target(name)) for name in wanted)
-        if arrived or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE:
+        if arrived or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE * self._total:
             self._set(wanted, self._feed.draw + self._prefetched())
 
     def rewind(self, place: Place, tick: int) -> None:
