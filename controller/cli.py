@@ -21,6 +21,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "check": _Command(".cli_check", "check", "Check policies: every mistake at once, with its place."),
+    "journal": _Command(".cli_journal", "journal", "Show what a run saw, did and got from it."),
 }
 """Command -> its module relative to this package, the click command in it, and a line for ``--help``."""
 

@@ -1,0 +1,210 @@
+"""``midcourse journal``: what a run saw, did and got from it, also while it goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from difflib import get_close_matches
+from enum import Enum
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..policies.policy import PolicyError, parse_policy
+from ..policies.types import Status
+from .journal.place import JournalError
+from .journal.reader import JournalReader
+from .journal.tables import Attempt
+from .journal.tell import Story, describe, stories, tell
+
+FILE_WIDTH = 160  # of tables that go to a file or a pipe
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--decision", "id", metavar="ID", help="Tell one decision in sentences.")
+@click.option("--signals", is_flag=True, help="Print every sample as CSV (with --json: an object a line).")
+@click.option("--attempt", type=int, metavar="N", help="Only this process life of the run.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: what is not finite is null.")
+def journal(run: Path, id: str | None, signals: bool, attempt: int | None, as_json: bool) -> None:
+    """Show what a run saw, what was done, and whether it helped.
+
+    RUN is the run's folder or its journal file; the run may be going on. Exits with 1 if there is no journal
+    or no such decision.
+    """
+    try:
+        with JournalReader(run) as reader:
+            if attempt is not None and attempt not in [life.number for life in reader.attempts()]:
+                raise click.ClickException(f"{reader.path}: there is no attempt {attempt}")
+            if signals:
+                _print_samples(reader, attempt, as_json)
+            elif id is not None:
+                _print_story(reader, _find(stories(reader, attempt), id), as_json)
+            elif as_json:
+                click.echo(_dumps(_document(reader, attempt)))
+            else:
+                _print_overview(reader, attempt)
+    except JournalError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _find(told: list[Story], id: str) -> Story:
+    found = [story for story in told if story.decision.id == id]
+    if found:
+        return found[-1]
+    near = get_close_matches(id, [story.decision.id for story in told], n=1, cutoff=0)
+    hint = f"did you mean '{near[0]}'?" if near else "the journal has no decisions"
+    raise click.ClickException(f"no decision '{id}'; {hint}")
+
+
+def _print_story(reader: JournalReader, story: Story, as_json: bool) -> None:
+    onset = story.decision.onset
+    step = None if onset is None else reader.step_at(onset, story.attempt)
+    [life] = [life for life in reader.attempts() if life.number == story.attempt]
+    text = tell(story, _signals_of(life), step)
+    click.echo(_dumps({**_story_json(story), "text": text}) if as_json else text)
+
+
+def _signals_of(life: Attempt) -> dict[str, str]:
+    """Which signal each monitor of an attempt's policy watches; nothing if this version cannot read it."""
+    try:
+        monitors = parse_policy(life.policy_text, life.policy_source).monitors
+    except PolicyError:
+        return {}
+    return {spec.name: str(spec.params["signal"]) for spec in monitors if "signal" in spec.params}
+
+
+def _print_samples(reader: JournalReader, attempt: int | None, as_json: bool) -> None:
+    names = reader.signals()
+    lives = [life.number for life in reader.attempts()] if attempt is None else [attempt]
+    table = csv.writer(sys.stdout)
+    if not as_json:
+        table.writerow(["attempt", "tick", "step", "branch", *names])
+    for life in lives:
+        for sample in reader.samples(life):
+            if as_json:
+                click.echo(_dumps({"attempt": life, **asdict(sample)}))
+            else:
+                values = [sample.signals.get(name, "") for name in names]
+                table.writerow([life, sample.tick, sample.step, sample.branch, *values])
+
+
+def _print_overview(reader: JournalReader, attempt: int | None) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    lives = _table("attempt", "started", "state", "mode", "ticks", "policy")
+    for life in reader.attempts():
+        if attempt in (None, life.number):
+            span = reader.span(life.number)
+            ticks = "none" if span is None else f"{span[0]}–{span[1]} ({span[2]} kept)"
+            state = _state(reader, life)
+            _add(lives, str(life.number), _when(life.started), state, life.mode, ticks, life.policy_source)
+    console.print(str(reader.path), lives, f"signals: {', '.join(reader.signals()) or 'none'}\n", sep="\n")
+    told = stories(reader, attempt)
+    if told:
+        console.print(_decisions(told), f"In sentences: --decision {told[-1].decision.id}", sep="\n")
+    else:
+        console.print("No decision has been taken.")
+
+
+def _decisions(told: list[Story]) -> Table:
+    table = _table("step", "decision", "onset", "disposition", "actions", "outcome", "verdict")
+    for story in told:
+        decision = story.decision
+        outcome = story.outcomes[-1] if story.outcomes else None
+        verdict = story.verdicts[-1] if story.verdicts else None
+        why = f": {outcome.reason}" if outcome and outcome.status is not Status.APPLIED else ""
+        _add(
+            table,
+            str(decision.step),
+            decision.id,  # names the rule, its instance and the tick
+            "" if decision.onset is None else f"tick {decision.onset}",
+            _words(decision.disposition),
+            ", ".join(map(describe, decision.actions)),
+            "" if outcome is None else f"{_words(outcome.status)}{why}",
+            "" if verdict is None else _words(verdict.result),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column in ("step", "decision"))
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*map(Text, cells))  # plain text: an instance in brackets is no markup
+
+
+def _document(reader: JournalReader, attempt: int | None) -> dict[str, Any]:
+    """Everything but the samples, as plain values."""
+    lives = []
+    for life in reader.attempts():
+        if attempt in (None, life.number):
+            span = reader.span(life.number)
+            ticks = None if span is None else dict(zip(("first", "last", "kept"), span, strict=True))
+            lives.append({**asdict(life), "state": _state(reader, life), "ticks": ticks})
+    return {
+        "path": str(reader.path),
+        "attempts": lives,
+        "signals": reader.signals(),
+        "decisions": [_story_json(story) for story in stories(reader, attempt)],
+        "transitions": [asdict(item) for item in reader.transitions(attempt)],
+        "phases": [asdict(item) for item in reader.phases(attempt)],
+        "events": [asdict(item) for item in reader.events(attempt)],
+    }
+
+
+def _story_json(story: Story) -> dict[str, Any]:
+    return {
+        "attempt": story.attempt,
+        "time": story.time,
+        **asdict(story.decision),
+        "outcomes": [asdict(item) for item in story.outcomes],
+        "verdicts": [asdict(item) for item in story.verdicts],
+    }
+
+
+def _state(reader: JournalReader, life: Attempt) -> str:
+    if life.ended is not None:
+        return f"ended {_when(life.ended)}"
+    newest = max(other.number for other in reader.attempts())
+    return "running" if life.number == newest and reader.running else "ended without closing"
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+
+
+def _words(state: Enum) -> str:
+    return str(state.value).replace("_", " ")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(_strict(value), allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    """``value`` for strict JSON: enums by value, what is not finite as null."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value

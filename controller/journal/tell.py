@@ -1,0 +1,184 @@
+"""Telling a decision in words: what was seen, what was done, whether it helped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...policies.types import Action, Decision, Disposition, Outcome, Result, Status, Verdict
+from .reader import JournalReader
+
+_FIRED = re.compile(r"(?P<monitor>[\w-]+(\[.*\])?) (?P<health>alarm|nonfinite|warning)( \((?P<why>.*)\))?")
+_SAYS = {"alarm": "alarmed", "nonfinite": "was not finite", "warning": "warned"}
+_RESULTS = {
+    Result.HELPED: "it helped",
+    Result.DID_NOT_HELP: "it did not help",
+    Result.INCONCLUSIVE: "it cannot be told whether it helped",
+    Result.ERROR: "it could not be judged",
+}
+
+
+@dataclass(slots=True)
+class Story:
+    """A decision, and all that followed from it in the same attempt."""
+
+    attempt: int
+    time: float
+    decision: Decision
+    outcomes: list[Outcome] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+def stories(reader: JournalReader, attempt: int | None = None) -> list[Story]:
+    """Every decision of a journal with its outcomes and verdicts, in order."""
+    told: dict[tuple[int, str], Story] = {}
+    for entry in reader.entries(attempt, samples=False):
+        item = entry.item
+        if isinstance(item, Decision):
+            told[entry.attempt, item.id] = Story(entry.attempt, entry.time, item)
+        elif isinstance(item, Outcome) and (story := told.get((entry.attempt, item.decision_id))):
+            story.outcomes.append(item)
+        elif isinstance(item, Verdict) and (story := told.get((entry.attempt, item.decision_id))):
+            story.verdicts.append(item)
+    return list(told.values())
+
+
+def tell(story: Story, signals: Mapping[str, str], onset_step: int | None = None) -> str:
+    """A story in sentences.
+
+    ``signals`` says which signal each monitor watches; ``onset_step`` is the training step at which the
+    change began, where the journal still has that tick.
+    """
+    sentences = [_fired(story.decision, signals, onset_step)]
+    if story.decision.disposition is Disposition.ACT and not story.outcomes:
+        sentences.append(f"The journal does not say that it was done ({_actions(story.decision)}).")
+    sentences += [_done(story.decision, outcome) for outcome in story.outcomes]
+    for verdict in story.verdicts:
+        began = story.outcomes[-1].tick if story.outcomes else story.decision.tick
+        numbers = ", ".join(f"{name} = {number(value)}" for name, value in verdict.numbers.items())
+        why = verdict.reason or numbers
+        if numbers and numbers not in why:
+            why += f" ({numbers})"
+        sentences.append(
+            f"The verdict came {_ticks(verdict.tick - began)} later: {_RESULTS[verdict.result]}"
+            + (f", {why}." if why else ".")
+        )
+    return " ".join(sentences)
+
+
+def _fired(decision: Decision, signals: Mapping[str, str], onset_step: int | None) -> str:
+    where = f"At step {decision.step}" + (
+        f" (tick {decision.tick})" if decision.tick != decision.step else ""
+    )
+    rule = f"rule {decision.rule}" + (f" for {decision.instance}" if decision.instance else "")
+    if decision.disposition is Disposition.SUPPRESSED:
+        return f"{where} {rule} would have fired ({_actions(decision)}) but was held back: {decision.reason}."
+    said = map(_FIRED.fullmatch, decision.reason.split("; "))
+    causes = [_cause(match, decision, signals) for match in said if match]
+    because = " and ".join(causes) if causes else decision.reason
+    onset = ""
+    if decision.onset is not None:
+        began = f"tick {decision.onset}" if onset_step is None else f"step {onset_step}"
+        onset = f"; the change began at {began}"
+    ending = ""
+    if decision.disposition is Disposition.OBSERVE:
+        ending = f" It only observed and changed nothing; it would have done {_actions(decision)}."
+    elif decision.disposition is Disposition.AWAITING_APPROVAL:
+        ending = f" It waits for approval of {_actions(decision)}."
+    return f"{where} {rule} fired because {because}{onset}.{ending}"
+
+
+def _cause(match: re.Match[str], decision: Decision, signals: Mapping[str, str]) -> str:
+    """``blowup alarmed: loss 5.31 against level 2.40 ± 0.05, score 58 > 10``, as far as the numbers go."""
+    label = match["monitor"]
+    text = f"{label} {_SAYS[match['health']]}"
+    facts = decision.facts.get(label, {})
+    parts = []
+    if "value" in facts:
+        name, _, instance = label.partition("[")
+        signal = signals.get(name, name).replace("*", instance.rstrip("]"))
+        level = f" against level {number(facts['level'])}" if "level" in facts else ""
+        noise = f" ± {number(facts['noise'])}" if level and "noise" in facts else ""
+        parts.append(f"{signal} {number(facts['value'])}{level}{noise}")
+    if "score" in facts and "threshold" in facts:
+        sign = ">" if facts["score"] > facts["threshold"] else "≤"
+        parts.append(f"score {number(facts['score'])} {sign} {number(facts['threshold'])}")
+    if not parts and match["why"]:
+        parts = [match["why"]]
+    return f"{text}: {', '.join(parts)}" if parts else text
+
+
+def _done(decision: Decision, outcome: Outcome) -> str:
+    if outcome.status is not Status.APPLIED:
+        return f"What it decided ({_actions(decision)}) {outcome.status.value}: {outcome.reason}."
+    said = [past(action, outcome.details.get(action.name, {})) for action in decision.actions]
+    return f"It {_joined(said)}."
+
+
+def past(action: Action, detail: Mapping[str, Any]) -> str:
+    """An applied action in the past tense, with what was read back."""
+    params = action.params
+    match action.name:
+        case "rollback":
+            target = f"step {detail['target_step']}" if "target_step" in detail else str(params.get("to"))
+            undone = f", undoing {_ticks(detail['ticks_undone'])}" if "ticks_undone" in detail else ""
+            return f"rolled back to {target}{undone} (data: {detail.get('data', params.get('data'))})"
+        case "scale_lr":
+            return f"multiplied the learning rate by {number(params['factor'])}{_while(params)}"
+        case "set_lr":
+            return f"set the learning rate to {number(params['to'])}{_while(params)}"
+        case "reweight" if params.get("scale") is not None:
+            return f"multiplied the weight of {params['source']} by {number(params['scale'])}{_while(params)}"
+        case "reweight":
+            return f"set the weight of {params['source']} to {number(params['to'])}{_while(params)}"
+        case "skip_step":
+            return "left out the optimizer step"
+        case "reset_moments":
+            return "reset the optimizer's moments"
+        case "checkpoint":
+            return f"saved a checkpoint in {detail['path']}" if "path" in detail else "saved a checkpoint"
+        case "notify":
+            return f"notified: “{params.get('message', '')}”"
+        case "stop":
+            return "stopped the run" + (
+                f" with a checkpoint in {detail['checkpoint']}" if "checkpoint" in detail else ""
+            )
+        case _:
+            return f"did {describe(action)}"
+
+
+def describe(action: Action) -> str:
+    """An action as a policy writes it, in short: ``rollback(to=before_onset, data=skip)``."""
+    params = ", ".join(
+        f"{name}={number(value) if isinstance(value, float) else value}"
+        for name, value in action.params.items()
+        if value is not None and (name, value) != ("ramp", 0)
+    )
+    return f"{action.name}({params})" if params else action.name
+
+
+def number(value: float) -> str:
+    """A number for people: four digits, no padding."""
+    return f"{value:.4g}"
+
+
+def _actions(decision: Decision) -> str:
+    return ", ".join(map(describe, decision.actions)) or "nothing"
+
+
+def _while(params: Mapping[str, Any]) -> str:
+    if params.get("hold") is None:
+        return ""
+    ramp = f", then back over {_ticks(params['ramp'])}" if params.get("ramp") else ""
+    return f" for {_ticks(params['hold'])}{ramp}"
+
+
+def _ticks(count: int) -> str:
+    return f"{count} tick" if count == 1 else f"{count} ticks"
+
+
+def _joined(parts: Iterable[str]) -> str:
+    *first, last = list(parts) or ["did nothing"]
+    return f"{', '.join(first)} and {last}" if first else last
