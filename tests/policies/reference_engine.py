@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 RANK = {"stop": 5, "rollback": 4, "skip_step": 3, "scale_lr": 2, "reweight": 1, "notify": 0}
 CORRECTIONS = {"rollback", "scale_lr", "reweight"}
-QUIET = 1000
 
 
 @dataclass
@@ -56,7 +55,8 @@ class Story:
 class ReferenceEngine:
     """Says at each tick its decisions, as (rule, kind, action), and verdicts, as (rule, result)."""
 
-    def __init__(self, plans: list[Plan], limit: tuple[int, int] | None) -> None:
+    def __init__(self, plans: list[Plan], limit: tuple[int, int] | None, quiet: int) -> None:
+        self.quiet = quiet
         self.stories = [Story(plan) for plan in plans]
         self.limit = limit
         self.corrections: list[int] = []
@@ -153,7 +153,7 @@ class ReferenceEngine:
             story.due = None
             verdicts.append((plan.name, "did_not_help"))
             story.rung += 1
-        elif story.rested is not None and story.began - story.rested >= max(QUIET, plan.cooldown):
+        elif story.rested is not None and story.began - story.rested >= max(self.quiet, plan.cooldown):
             story.rung = 0
         elif story.unproven and plan.ladder[story.rung] != "skip_step":
             story.rung = min(story.rung + 1, len(plan.ladder) - 1)

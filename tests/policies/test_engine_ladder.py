@@ -294,6 +294,14 @@ def test_another_correction_within_the_window_makes_it_inconclusive() -> None:
     assert verdicts(run.steps(30)) == []
 
 
+def test_an_overlapped_act_no_longer_waits_for_its_window() -> None:
+    one = rule("one", "a.bad", "scale_lr", "set_lr", verify=(20, "a.level < 2"))
+    run = Run(policy(one, rule("two", "b.bad", "reweight")))
+    run.step("a")
+    assert acts(run.step("a", "b")) == ["reweight"]
+    assert acts(run.step("a")) == ["set_lr"]
+
+
 def test_skipped_steps_are_no_overlap() -> None:
     one = rule("one", "a.bad", "scale_lr", verify=(20, "a.level < 2"))
     run = Run(policy(one, BAD_STEP))
