@@ -158,6 +158,8 @@ class Engine:
             rule = lane.rule
             for instance in _PLAIN if rule.foreach is None else readings.get(rule.foreach, ()):
                 holds = rule.when(readings, instance)
+                if holds and rule.unless is not None and rule.unless(readings, instance):
+                    holds = None
                 machine = lane.machines.get(instance)
                 if not holds and (machine is None or machine.phase is Phase.INACTIVE):
                     continue

@@ -94,6 +94,7 @@ class Rule:
 
     ``for_measurements`` is how many new measurements in a row ``when`` must hold. ``foreach`` names a
     wildcard monitor: the rule then lives once an instance, with a state, budget and cooldown of its own.
+    While ``unless`` is true the rule pauses: it neither counts nor acts. Unknown does not make it pause.
     ``before_step`` says that ``when`` names nothing but monitors judged before ``optimizer.step()``,
     so the rule can still skip the step. ``mode`` OBSERVE records what it would do, and changes nothing.
     """
@@ -106,8 +107,18 @@ class Rule:
     cooldown: int = 0
     budget: Budget = DEFAULT_BUDGET
     verify: Verify | None = None
+    unless: Expression | None = None
     mode: Mode = Mode.ACT
     before_step: bool = False
+
+    @property
+    def expressions(self) -> tuple[Expression, ...]:
+        """All that it judges by."""
+        return (
+            self.when,
+            *([self.unless] if self.unless else ()),
+            *([self.verify.expect] if self.verify else ()),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,6 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
     rules = read_rules(values.get("rules"), around, faults)
     if faults:
         return None
-    expressions = [rule.when for rule in rules] + [rule.verify.expect for rule in rules if rule.verify]
     return Policy(
         version=values["version"],
         mode=values["mode"],
@@ -79,7 +78,9 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
         rules=rules,
         limits=values["limits"],
         signals=values["signals"],
-        baselines=tuple(sorted({name for expression in expressions for name in expression.signals})),
+        baselines=tuple(
+            sorted({name for rule in rules for read in rule.expressions for name in read.signals})
+        ),
         text=text,
         source=source,
     )

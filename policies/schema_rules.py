@@ -39,6 +39,7 @@ _RULE = Record(
     {
         "name": Field(_RULE_NAME),
         "when": Field(Later()),
+        "unless": Field(Later(), None),
         "foreach": Field(OrNothing(Text()), None),
         "for": Field(Whole(1), 1),
         "cooldown": Field(Whole(0), 0),
@@ -98,7 +99,8 @@ class _RuleReader:
         values = self._values
         scope = self._scope()
         when = self._expression(values.get("when"), "when", scope)
-        before_step = when is not None and self._before_step(when)
+        unless = self._expression(values.get("unless"), "unless", scope)
+        before_step = all(read is not None and self._before_step(read) for read in (when, unless or when))
         allowed = Allowed(
             this=scope.foreach is not None,
             skip_step=before_step or when is None,
@@ -117,6 +119,7 @@ class _RuleReader:
             cooldown=values["cooldown"],
             budget=values["budget"],
             verify=verify,
+            unless=unless,
             mode=values["mode"],
             before_step=before_step,
         )

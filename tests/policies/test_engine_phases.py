@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from engine_kit import Run, acts, observed, policy, rule, suppressed
+from engine_kit import Run, acts, expression, observed, policy, rule, suppressed
 
 from midcourse.policies.model import Budget
 from midcourse.policies.types import Disposition, Status
@@ -251,3 +251,19 @@ def test_a_policy_without_a_rule_of_the_state_leaves_it_out() -> None:
     smaller.engine.load_state_dict(run.engine.state_dict())
     smaller.tick = run.tick
     assert acts(smaller.step("b")) == [], "what it did under the old policy is still charged"
+
+
+def test_unless_pauses_a_rule_and_unknown_does_not() -> None:
+    run = Run(policy(rule("r", "a.bad", "scale_lr", for_measurements=3, unless=expression("b.bad"))))
+    run.step("a")
+    assert acts(run.steps(5, "a", "b")) == []
+    assert run.phase("r") == "pending"
+    run.step("a", unknown=["b"])
+    assert acts(run.step("a", unknown=["b"])) == ["scale_lr"]
+
+
+def test_unless_may_come_before_the_rule_begins_to_count() -> None:
+    run = Run(policy(rule("r", "a.bad", "scale_lr", unless=expression("b.bad"))))
+    assert acts(run.steps(3, "a", "b")) == []
+    assert run.phase("r") == "inactive"
+    assert acts(run.step("a")) == ["scale_lr"]
