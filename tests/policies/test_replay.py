@@ -1,0 +1,123 @@
+"""A recorded run replayed gives the decisions that were made live."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from midcourse.monitors.bank import MonitorBank
+from midcourse.monitors.types import Sample
+from midcourse.policies.engine import Engine
+from midcourse.policies.policy import Policy, parse_policy
+from midcourse.policies.replay import Commanded, Event, replay
+from midcourse.policies.types import Decision, Disposition, Outcome, Result, Status, Turn
+
+POLICY = """
+version: 1
+mode: act
+monitors:
+  guard:  {type: guard}
+  blowup: {type: divergence, signal: loss}
+  rise:   {type: sustained_rise, signal: loss}
+  source: {type: sustained_rise, signal: "loss/source=*"}
+rules:
+  - name: bad-step
+    when: guard.bad
+    budget: {acts: 20, per: 1000}
+    ladder:
+      - [skip_step: {}]
+      - [stop: {}]
+  - name: bad-source
+    foreach: source
+    when: this.bad
+    for: 5
+    cooldown: 200
+    budget: {acts: 2, per: 5000}
+    ladder:
+      - [reweight: {source: this, to: 0, hold: 500, ramp: 200}]
+  - name: off-course
+    when: blowup.bad or rise.bad
+    budget: {acts: 3, per: 5000, max: 10}
+    ladder:
+      - [rollback: {to: before_onset, data: skip}]
+      - [rollback: {to: before_onset, data: skip}, scale_lr: {factor: 0.5, hold: 200, ramp: 200}]
+      - [stop: {}]
+    verify: {within: 300, expect: "loss.level <= target.loss.level + 3 * target.loss.noise"}
+limits: {acts: 10, per: 10000, then: observe}
+"""
+
+
+class Live:
+    """A run with faults: NaN now and then, a bad source, a loss that twice diverges until rolled back."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.bank = MonitorBank(policy.monitors, policy.baselines)
+        self.engine = Engine(policy, self.bank.lateness)
+        self.events: list[Event] = []
+        self.said = Turn()
+        self.diverges = False
+        self.snapshots = [(-1, json.dumps(self.bank.state_dict()), self.bank.facts())]
+
+    def run(self, ticks: int) -> None:
+        noise = Random(0)
+        for tick in range(ticks):
+            self.diverges = self.diverges or tick in (400, 900)
+            loss = 2 + noise.gauss(0, 0.1) + 3 * self.diverges
+            code = 2 + noise.gauss(0, 0.1) + 2 * (600 <= tick < 640)
+            signals = {"loss": float("nan") if tick % 97 == 96 else loss, "loss/source=code": code}
+            sample = Sample(tick, tick, 0, signals)
+            self.events.append(sample)
+            self.take(self.engine.judge_step(sample, self.bank.judge_step(sample)), tick)
+            self.take(self.engine.tick(sample, self.bank.update(sample)), tick)
+            if tick == 1000:
+                self.said.extend(self.engine.command("observe", tick))
+                self.events.append(Commanded("observe", tick))
+            if tick % 50 == 0:
+                self.snapshots.append((tick, json.dumps(self.bank.state_dict()), self.bank.facts()))
+
+    def take(self, turn: Turn, tick: int) -> None:
+        self.said.extend(turn)
+        for decision in turn.decisions:
+            if decision.disposition is Disposition.ACT:
+                applied = Outcome(decision.id, Status.APPLIED, tick)
+                outcome = self.roll_back(decision, tick) if decision.rule == "off-course" else applied
+                self.said.extend(self.engine.record(outcome))
+                self.events.append(outcome)
+
+    def roll_back(self, decision: Decision, tick: int) -> Outcome:
+        assert decision.onset is not None
+        target, state, facts = max(each for each in self.snapshots if each[0] < decision.onset)
+        self.bank.load_state_dict(json.loads(state))
+        self.diverges = False
+        details = {"rollback": {"target_tick": target}}
+        return Outcome(decision.id, Status.APPLIED, tick, facts=facts, details=details)
+
+
+def test_a_run_replayed_decides_the_same() -> None:
+    policy = parse_policy(POLICY)
+    live = Live(policy)
+    live.run(1300)
+    events, said = live.events, live.said
+    actions = {action.name for decision in said.decisions for action in decision.actions}
+    assert {"skip_step", "reweight", "rollback"} <= actions
+    assert {verdict.result for verdict in said.verdicts} == {Result.INCONCLUSIVE, Result.HELPED}
+    again = replay(policy, events)
+    assert again.decisions == said.decisions
+    assert again.verdicts == said.verdicts
+
+
+def test_another_policy_can_be_tried_on_an_old_run() -> None:
+    watching = parse_policy(POLICY.replace("mode: act", "mode: observe"))
+    live = Live(parse_policy(POLICY))
+    live.run(500)
+    said = replay(watching, [event for event in live.events if isinstance(event, Sample)])
+    assert {decision.disposition for decision in said.decisions} == {Disposition.OBSERVE}
+    assert "off-course" in {decision.rule for decision in said.decisions}
+
+
+def test_a_rollback_to_a_tick_that_was_not_replayed_is_refused() -> None:
+    details = {"rollback": {"target_tick": 7}}
+    with pytest.raises(ValueError, match="r@9 goes back to tick 7, which was not replayed"):
+        replay(parse_policy(POLICY), [Outcome("r@9", Status.APPLIED, 9, details=details)])
