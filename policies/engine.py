@@ -153,7 +153,7 @@ class Engine:
     def _evaluate(self, lanes: Iterable[_Lane], now: _Now) -> None:
         """Move the machines of these rules on, and let those that fire act in the order of their strength."""
         readings = now.readings
-        wishes: list[tuple[int, int, str, Machine, int]] = []
+        wishes: list[tuple[int, int, str, Machine]] = []
         for lane in lanes:
             rule = lane.rule
             for instance in _PLAIN if rule.foreach is None else readings.get(rule.foreach, ()):
@@ -165,54 +165,54 @@ class Engine:
                     continue
                 machine = machine or lane.machine(instance)
                 if self._advance(machine, holds, now):
-                    rung, why = machine.plan(now.sample.tick)
-                    if rung is None:
-                        self._exhaust(machine, why, now)
-                    else:
-                        wishes.append((-rule.ladder[rung].priority, lane.place, instance, machine, rung))
-        for *_, machine, rung in sorted(wishes, key=lambda wish: wish[:3]):
-            self._grant(machine, rung, now)
+                    wishes.append((-self._strength(machine, now), lane.place, instance, machine))
+        for *_, machine in sorted(wishes, key=lambda wish: wish[:3]):
+            self._grant(machine, now)
 
     def _advance(self, machine: Machine, holds: bool | None, now: _Now) -> bool:
-        """Move one machine on. Where it begins to fire, its last act is judged and its rung chosen."""
         tick, before = now.sample.tick, machine.phase
         fresh = holds is True and measured_now(machine.rule.when, now.readings, machine.instance, tick)
         wants = machine.advance(tick, holds, fresh)
-        if machine.phase is Phase.FIRING and before is not Phase.FIRING:
-            trial = self._trials.close(machine.key)
-            if trial is None:
-                machine.recur()
-            else:
-                now.turn.verdicts.append(trial.returned(tick))
-                machine.climb(machine.rung, tick)
         _note(machine, before, tick, now.turn)
         return wants
 
-    def _exhaust(self, machine: Machine, why: str, now: _Now) -> None:
-        before, machine.phase = machine.phase, Phase.EXHAUSTED
-        _note(machine, before, now.sample.tick, now.turn)
-        self._suppress(machine, len(machine.rule.ladder) - 1, why, now)
+    def _strength(self, machine: Machine, now: _Now) -> int:
+        """The priority of the rung that it would take; who has none left comes last."""
+        rung, _ = machine.plan(now.sample.tick, machine.key in self._trials)
+        return -1 if rung is None else machine.rule.ladder[rung].priority
 
-    def _grant(self, machine: Machine, rung: int, now: _Now) -> None:
-        """Let a rule act, unless it only observes or another goes first."""
+    def _grant(self, machine: Machine, now: _Now) -> None:
+        """Let a rule take its turn, unless another goes first."""
         rule, tick = machine.rule, now.sample.tick
-        if not (self._observes(rule) or self._rival(tick)) and self._limiter is not None:
-            self._keep_limits(self._limiter, rule.ladder[rung].actions, now)
-        if self._observes(rule):
-            now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
-            before = machine.phase
+        rung, why = machine.plan(tick, machine.key in self._trials)
+        shown = len(rule.ladder) - 1 if rung is None else rung
+        if rung is not None and not self._observes(rule) and not self._rival(tick):
+            self._keep_limits(rule.ladder[rung].actions, now)
+        if rival := self._rival(tick):
+            self._suppress(machine, shown, f"{rival} goes first", now)
+            return
+        trial = self._trials.close(machine.key)
+        if trial is not None:
+            now.turn.verdicts.append(trial.returned(tick))
+        machine.take_turn(trial is not None)
+        before = machine.phase
+        if rung is None:
+            machine.phase = Phase.EXHAUSTED
+            self._suppress(machine, shown, why, now)
+        elif self._observes(rule):
             machine.observed(rung, tick)
-            _note(machine, before, tick, now.turn)
-        elif rival := self._rival(tick):
-            self._suppress(machine, rung, f"{rival} goes first", now)
+            now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
+            if self.mode is Mode.OBSERVE:  # as if it had acted: the others come later, as they would have
+                self._last_act = (tick, rule.name)
         else:
             machine.flying = True
             self._fly(self._decision(machine, rung, Disposition.ACT, now), now)
+        _note(machine, before, tick, now.turn)
 
-    def _keep_limits(self, limiter: Limiter, actions: tuple[Action, ...], now: _Now) -> None:
-        if not limiter.forbids(actions, now.sample.tick):
+    def _keep_limits(self, actions: tuple[Action, ...], now: _Now) -> None:
+        if self._limiter is None or not self._limiter.forbids(actions, now.sample.tick):
             return
-        decision = limiter.decision(now.sample, now.readings)
+        decision = self._limiter.decision(now.sample, now.readings)
         if decision.disposition is Disposition.ACT:
             self._fly(decision, now)
         else:

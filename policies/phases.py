@@ -32,7 +32,9 @@ fires again after a quiet period             the first: this is another fault
 budget spent                                 the last resort, for this once
 ===========================================  =====================================================
 
-A *quiet period* is ``QUIET_TICKS``, or the rule's cooldown if longer, in which it did not fire.
+A *quiet period* is ``QUIET_TICKS``, or the rule's cooldown if longer, since its last turn was over. *Fires
+again* means that its turn to act has come: a rule that fires at a bad batch which another rule skips has not
+seen its fault return.
 
 A *last resort* is the last rung of several if it stops the run, or only records (``notify``,
 ``checkpoint``). It is free, so that a spent budget can always end in it, and it is taken once: the rule is
@@ -57,7 +59,7 @@ from .model import Rule
 from .types import Action, Phase
 
 QUIET_TICKS = 1000
-"""A rule that has not fired for this long (or for its cooldown, if longer) starts at its first rung again.
+"""A rule that had no cause to act for this long (or its cooldown, if longer) starts at its first rung again.
 
 As far as the ring of snapshots reaches by default: what comes back sooner may be the same fault.
 """
@@ -137,7 +139,7 @@ class Machine:
         if self.flying or not self._rested(tick, holds) or holds is None:
             return False
         if not holds:
-            if self.phase is Phase.FIRING:
+            if self.phase is Phase.FIRING and self.quiet_from is None:
                 self.quiet_from = tick
             self.phase = Phase.INACTIVE
             return False
@@ -150,6 +152,7 @@ class Machine:
             if self.count < self.rule.for_measurements:
                 return False
             self.phase = Phase.FIRING
+            self.said = "" if self._was_quiet() else self.said
         return True
 
     def _rested(self, tick: int, holds: bool | None) -> bool:
@@ -167,25 +170,39 @@ class Machine:
         self.quiet_from = tick
         return True
 
-    def recur(self) -> None:
-        """Choose the rung after it began to fire with no trial open."""
-        quiet_ticks = max(self.rule.cooldown, QUIET_TICKS)
-        if self.quiet_from is not None and self.pending_from - self.quiet_from >= quiet_ticks:
-            self.rung = 0
-            self.said = ""
-        elif self.tried and not only_skips(self.rule.ladder[self.rung].actions):
-            self.rung = min(self.rung + 1, len(self.rule.ladder) - 1)
-        self.tried = False
+    def plan(self, tick: int, on_trial: bool) -> tuple[int | None, str]:
+        """The rung that it would take now; None, and why, if there is none left.
 
-    def plan(self, tick: int) -> tuple[int | None, str]:
-        """The rung to take now; None, and why, if there is none left."""
-        last = len(self.rule.ladder) - 1
-        if self.rung > last:
+        Args:
+            tick: the tick of the sample.
+            on_trial: whether the trial of its last act is open: then that act did not help.
+        """
+        rung, last = self._next_rung(on_trial), len(self.rule.ladder) - 1
+        if rung > last:
             return None, "every rung of the ladder was tried"
         spare = has_last_resort(self.rule)
-        if (self.rung < last or not spare) and self.budget.spent(tick):
+        if (rung < last or not spare) and self.budget.spent(tick):
             return (last, "") if spare else (None, f"the budget is spent: {self.budget}")
-        return self.rung, ""
+        return rung, ""
+
+    def take_turn(self, on_trial: bool) -> None:
+        """Its turn has come: what ``plan`` said now holds."""
+        self.rung = self._next_rung(on_trial)
+        self.tried = False
+        self.quiet_from = None
+
+    def _next_rung(self, on_trial: bool) -> int:
+        if on_trial:
+            return self.rung + 1
+        if self._was_quiet():
+            return 0
+        if self.tried and not only_skips(self.rule.ladder[self.rung].actions):
+            return min(self.rung + 1, len(self.rule.ladder) - 1)
+        return self.rung
+
+    def _was_quiet(self) -> bool:
+        quiet_ticks = max(self.rule.cooldown, QUIET_TICKS)
+        return self.quiet_from is not None and self.pending_from - self.quiet_from >= quiet_ticks
 
     def applied(self, rung: int, decided: int, tick: int) -> None:
         """The act that was decided at tick ``decided`` was applied at ``tick``."""

@@ -88,6 +88,9 @@ class Trials:
     def __len__(self) -> int:
         return len(self._open)
 
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        return key in self._open
+
     def open(self, trial: Trial) -> None:
         """Put an act on trial."""
         self._open[trial.key] = trial

@@ -68,39 +68,56 @@ class ReferenceEngine:
         verdicts = self.close_trials(tick, helped)
         wishes = []
         for place, story in enumerate(self.stories):
-            if self.wants(story, tick, holds[place], fresh[place], verdicts):
-                plan, last = story.plan, len(story.plan.ladder) - 1
-                rung: int | None = story.rung
-                if story.rung > last:
-                    rung = None
-                elif story.broke(tick) and not (plan.last_resort and story.rung == last):
-                    rung = last if plan.last_resort else None
-                if rung is None:
-                    story.phase = "exhausted"
-                else:
-                    wishes.append((-RANK[plan.ladder[rung]], place, rung))
+            if self.wants(story, tick, holds[place], fresh[place]):
+                rung = self.affordable(story, tick)
+                wishes.append((1 if rung is None else -RANK[story.plan.ladder[rung]], place, rung))
         decisions: list[tuple[str, str, str]] = []
         actor: tuple[Story, int] | None = None
-        for _, place, rung in sorted(wishes):
+        busy = False
+        for _, place, rung in sorted(wishes, key=lambda wish: wish[:2]):
             story = self.stories[place]
-            action = story.plan.ladder[rung]
-            free = not (self.observing or story.plan.observe) and actor is None
-            if free and action in CORRECTIONS and self.limit is not None:
-                acts, per = self.limit
-                if sum(1 for past in self.corrections if past > tick - per) >= acts:
-                    self.observing = True
-                    decisions.append(("limits", "observe", ""))
-            if self.observing or story.plan.observe:
+            action = "" if rung is None else story.plan.ladder[rung]
+            if busy:
+                continue
+            if (
+                action in CORRECTIONS
+                and not (self.observing or story.plan.observe)
+                and self.beyond_limit(tick)
+            ):
+                self.observing = True
+                decisions.append(("limits", "observe", ""))
+            self.begin_turn(story, verdicts)
+            if rung is None:
+                story.phase = "exhausted"
+            elif self.observing or story.plan.observe:
+                busy = self.observing
                 decisions.append((story.plan.name, "observe", action))
                 self.take(story, rung, tick)
                 story.unproven = False
                 story.must_clear = story.phase == "cooldown" and action != "skip_step"
-            elif actor is None:
+            else:
+                busy = True
                 actor = (story, rung)
                 decisions.append((story.plan.name, "act", action))
         if actor is not None:
             verdicts += self.outcome(*actor, tick, status)
         return decisions, verdicts
+
+    def affordable(self, story: Story, tick: int) -> int | None:
+        plan, last, rung = story.plan, len(story.plan.ladder) - 1, self.rung_of(story)
+        if rung > last:
+            return None
+        if plan.last_resort and rung == last:
+            return rung
+        if story.broke(tick):
+            return last if plan.last_resort else None
+        return rung
+
+    def beyond_limit(self, tick: int) -> bool:
+        if self.limit is None:
+            return False
+        acts, per = self.limit
+        return sum(1 for past in self.corrections if past > tick - per) >= acts
 
     def close_trials(self, tick: int, helped: bool | None) -> list[tuple[str, str]]:
         verdicts = []
@@ -117,9 +134,7 @@ class ReferenceEngine:
                 story.rung, story.unproven, story.silent_until = story.rung + 1, False, tick
         return verdicts
 
-    def wants(
-        self, story: Story, tick: int, holds: bool | None, fresh: bool, verdicts: list[tuple[str, str]]
-    ) -> bool:
+    def wants(self, story: Story, tick: int, holds: bool | None, fresh: bool) -> bool:
         if story.phase == "cooldown":
             if holds is False:
                 story.must_clear = False
@@ -133,7 +148,7 @@ class ReferenceEngine:
         if holds is None:
             return False
         if holds is False:
-            if story.phase == "firing":
+            if story.phase == "firing" and story.rested is None:
                 story.rested = tick
             story.phase = "inactive"
             return False
@@ -144,20 +159,25 @@ class ReferenceEngine:
             if story.seen < story.plan.needed:
                 return False
             story.phase = "firing"
-            self.choose_rung(story, verdicts)
         return True
 
-    def choose_rung(self, story: Story, verdicts: list[tuple[str, str]]) -> None:
+    def rung_of(self, story: Story) -> int:
         plan = story.plan
         if story.due is not None:
-            story.due = None
-            verdicts.append((plan.name, "did_not_help"))
-            story.rung += 1
-        elif story.rested is not None and story.began - story.rested >= max(self.quiet, plan.cooldown):
-            story.rung = 0
-        elif story.unproven and plan.ladder[story.rung] != "skip_step":
-            story.rung = min(story.rung + 1, len(plan.ladder) - 1)
+            return story.rung + 1
+        if story.rested is not None and story.began - story.rested >= max(self.quiet, plan.cooldown):
+            return 0
+        if story.unproven and plan.ladder[story.rung] != "skip_step":
+            return min(story.rung + 1, len(plan.ladder) - 1)
+        return story.rung
+
+    def begin_turn(self, story: Story, verdicts: list[tuple[str, str]]) -> None:
+        story.rung = self.rung_of(story)
         story.unproven = False
+        story.rested = None
+        if story.due is not None:
+            story.due = None
+            verdicts.append((story.plan.name, "did_not_help"))
 
     def take(self, story: Story, rung: int, tick: int) -> None:
         plan = story.plan

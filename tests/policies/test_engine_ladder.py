@@ -252,6 +252,17 @@ def test_a_fault_that_returns_within_the_window_was_not_helped() -> None:
     assert acts(turn) == ["set_lr"]
 
 
+def test_a_bad_batch_that_another_rule_skips_is_no_return() -> None:
+    alarmed = rule("r", "a.bad or guard.bad", "scale_lr", "stop", verify=(20, "a.level < 2"))
+    run = Run(policy(BAD_STEP, alarmed))
+    run.step("a")
+    run.step()
+    turn = run.step("guard")
+    assert acts(turn) == ["skip_step"]
+    assert verdicts(turn) == []
+    assert verdicts(run.steps(18)) == ["helped"]
+
+
 def test_after_a_rollback_any_firing_is_a_return() -> None:
     run = verified("rollback", "rollback+scale_lr", "stop")
     assert acts(run.steps(3, "a")) == ["rollback", "rollback+scale_lr", "stop"]

@@ -211,6 +211,15 @@ def test_an_observed_act_is_recorded_once_an_episode_and_climbs_no_ladder() -> N
     assert turn.verdicts == []
 
 
+def test_in_observe_mode_too_one_rule_a_tick_goes_first() -> None:
+    plan = policy(rule("lr", "a.bad", "scale_lr"), rule("skip", "a.bad", "skip_step"))
+    run = Run(plan)
+    run.engine.command("observe", 0)
+    turn = run.step("a")
+    assert observed(turn) == ["skip_step"]
+    assert suppressed(turn) == [("lr", "skip goes first")]
+
+
 def test_one_rule_may_observe_while_others_act() -> None:
     watching = rule("watching", "a.bad", "stop", mode=type(policy().mode).OBSERVE)
     run = Run(policy(watching, rule("doing", "a.bad", "scale_lr", cooldown=100)))
