@@ -56,14 +56,14 @@ class Pilot:
         return self._take(self.engine.judge_step(sample, readings), sample)
 
     def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
-        """After the update: the decision to act, if any, and whether nothing is bad."""
+        """After the update: the decision to act, if any, and whether the state is one to return to."""
         began = self._clock()
         readings = self.bank.update(sample)
         sensed = self._clock()
         turn = self.engine.tick(sample, readings)
         decided = self._clock()
         self._write(self._journal.sample, sample)
-        healthy = self._follow_health(sample, readings)
+        self._follow_health(sample, readings)
         decision = self._take(turn, sample)
         self._metrics.sample(sample, readings)
         ended = self._clock()
@@ -73,7 +73,7 @@ class Pilot:
             ("journal", ended - decided),
         ):
             self._metrics.overhead(part, seconds)
-        return decision, healthy
+        return decision, not self.engine.suspects
 
     def settle(self, outcome: Outcome) -> None:
         """Write down what became of a decision, and let the engine go on from it."""
@@ -135,13 +135,10 @@ class Pilot:
             return False
         return True
 
-    def _follow_health(self, sample: Sample, readings: Readings) -> bool:
-        healthy = True
+    def _follow_health(self, sample: Sample, readings: Readings) -> None:
         for monitor, instances in readings.items():
             for instance, reading in instances.items():
                 before = self._health.get((monitor, instance))
-                if reading.bad:
-                    healthy = False
                 if reading.health is not before:
                     self._health[monitor, instance] = reading.health
                     self._write(
@@ -158,7 +155,6 @@ class Pilot:
             log.error("%s", error)
             self._metrics.error("monitor")
             self._write(self._journal.event, "error", sample.tick, {"component": "monitor", "message": error})
-        return healthy
 
 
 def _in_words(decision: Decision, outcome: Outcome) -> str:

@@ -33,7 +33,7 @@ class Moment:
 
 @dataclass(slots=True)
 class Snapshot:
-    """One training state; ``good`` once the sample of its tick was judged and nothing was bad."""
+    """One training state; ``good`` once the sample of its tick was judged and no rule was about to act."""
 
     moment: Moment
     tensors: list[torch.Tensor]

@@ -92,6 +92,15 @@ class Engine:
         """The act whose outcome has not been recorded yet."""
         return self._in_flight
 
+    @property
+    def suspects(self) -> bool:
+        """Whether some rule's condition holds and nothing has been done about it: no state to return to."""
+        return any(
+            machine.phase in (Phase.PENDING, Phase.FIRING)
+            for lane in self._lanes.values()
+            for machine in lane.machines.values()
+        )
+
     def judge_step(self, sample: Sample, readings: Readings) -> Turn:
         """Evaluate the rules that can still keep the optimizer from stepping.
 
