@@ -139,6 +139,16 @@ def test_after_a_quiet_period_the_ladder_starts_anew() -> None:
     assert acts(run.step("a")) == ["stop"], "sooner, it may be the same fault"
 
 
+def test_firing_without_a_turn_does_not_disturb_the_quiet() -> None:
+    plan = policy(BAD_STEP, rule("r", "a.bad or guard.bad", "scale_lr", "stop"))
+    run = Run(plan)
+    run.step("a")
+    for _ in range(11):
+        run.steps(99)
+        assert acts(run.step("guard")) == ["skip_step"]
+    assert acts(run.step("a")) == ["scale_lr"]
+
+
 # Budgets
 
 
