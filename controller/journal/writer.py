@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ FLUSH_ROWS = 2048
 BUFFER_LIMIT = 2**17  # rows that may wait (about 60 MB) before a disk that hangs ends the journal
 STALL_SECONDS = 60.0  # a durable call waits no longer than this for the disk
 CLOSE_SECONDS = 10.0
+THIN_SECONDS = 0.05  # of thinning at a stretch, since a decision may wait for it
 
 # A row that waits is (what, values): an INSERT that lacks only ``seq``, a sample, or one of these.
 ATTEMPT, TICKET = "attempt", "ticket"
@@ -113,7 +115,7 @@ class Writer:
             closing = self.closed  # read before writing: what was said before the close gets in
             self._write()
             while self.writable and self._thin():
-                self._write()  # a decision waits for one slice at most
+                self._write()  # what came meanwhile, perhaps a decision that waits
         with suppress(sqlite3.Error):
             self._connection.close()
         self._lock.forget()
@@ -168,12 +170,16 @@ class Writer:
         return self._numbers
 
     def _thin(self) -> bool:
-        """Thin a little of the oldest samples if the journal is over its size; whether more is to be done."""
+        """Thin the oldest samples for a moment if the journal is too large; whether more is to be done."""
+        until = time.monotonic() + THIN_SECONDS
         try:
-            return self._retention.step()
+            while more := self._retention.step():
+                if time.monotonic() > until:
+                    break
         except sqlite3.Error as error:
             self._fail(str(error))
             return False
+        return more
 
 
 def _forget(reference: weakref.ref[Writer]) -> None:
