@@ -177,8 +177,8 @@ def test_foreign_damaged_and_newer_files_are_refused(tmp_path: Path) -> None:
 
 MOUNTS = r"""
 /dev/sda1 / ext4 rw 0 0
-server:/home /home nfs4 rw 0 0
-/dev/sdb1 /home/me/scratch xfs rw 0 0
+server:/far /nets nfs4 rw 0 0
+/dev/sdb1 /nets/me/scratch xfs rw 0 0
 scratch /lus\040tre lustre rw 0 0
 me@host: /far fuse.sshfs rw 0 0
 overlay /near fuse.fuse-overlayfs rw 0 0
@@ -190,10 +190,10 @@ broken
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/tmp/run", None),
-        ("/home/me/run", "nfs4"),
-        ("/home/me/scratch/run", None),
-        ("/homework/run", None),
+        ("/local/run", None),
+        ("/nets/me/run", "nfs4"),
+        ("/nets/me/scratch/run", None),
+        ("/network/run", None),
         ("/lus tre/run", "lustre"),
         ("/far/run", "fuse.sshfs"),
         ("/near/run", None),
