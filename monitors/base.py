@@ -62,14 +62,23 @@ class BaseMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """All of its state, as what ``json.dumps`` accepts."""
-        own = {name.lstrip("_"): getattr(self, name) for name in self._state}
+        parts = {name: getattr(self, name) for name in self._state}
+        own = {
+            name.lstrip("_"): part.state_dict() if hasattr(part, "state_dict") else part
+            for name, part in parts.items()
+        }
         return {"reading": self._reading.to_json(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict``: later readings are identical to the source's."""
         self._reading = Reading.from_json(state["reading"])
         for name in self._state:
-            setattr(self, name, state[name.lstrip("_")])
+            saved = state[name.lstrip("_")]
+            part = getattr(self, name)
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(saved)
+            else:
+                setattr(self, name, saved)
 
 
 class SignalMonitor(BaseMonitor, ABC):
@@ -121,47 +130,35 @@ class SignalMonitor(BaseMonitor, ABC):
 
 
 class ScaledMonitor(SignalMonitor):
-    """A monitor that judges by robust z, how many noises a value lies above its level.
+    """A monitor that judges by robust z: how many noises a value lies above its level.
 
-    Subclasses give the score of a z in ``_judge``, where they set ``_onset`` while they alarm and None
-    otherwise; ``threshold`` is what the score is compared with.
+    Subclasses turn a z into a score and an onset in ``_judge``; an onset is an alarm. ``threshold`` is
+    what the score is compared with.
     """
 
-    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_onset")
+    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_scale")
 
     def __init__(self, signal: str, scale: RobustScale, threshold: float, stale_after: int) -> None:
         super().__init__(signal, stale_after)
+        self.warm_up = scale.warm_up
         self._scale = scale
         self._threshold = threshold
-        self._onset: int | None = None
 
     @abstractmethod
-    def _judge(self, tick: int, z: float) -> float:
-        """The score of a measurement; sets ``_onset`` to an int to alarm."""
-
-    def _forget(self) -> None:
-        self._onset = None
+    def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
+        """The score of a measurement, and while it alarms the tick at which the change began."""
 
     def _take(self, tick: int, value: float) -> Reading:
         scale = self._scale
         z = scale.take(value)
         if z is None:
             return Reading(Health.WARMUP, tick, value)
-        score = self._judge(tick, z)
-        onset = self._onset
+        score, onset = self._judge(tick, z)
+        level, noise, threshold = scale.level, scale.noise, self._threshold
         if onset is None:
-            return Reading(Health.OK, tick, value, score, self._threshold, None, scale.level, scale.noise)
-        why = self._why(score)
-        return Reading(Health.ALARM, tick, value, score, self._threshold, onset, scale.level, scale.noise, why)
-
-    def _why(self, score: float) -> str:
-        return f"{self._signal}: score {score:.3g} > {self._threshold:g}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """All of its state, the values that its scale rests on included."""
-        return {**super().state_dict(), "scale": self._scale.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state from ``state_dict``: later readings are identical to the source's."""
-        super().load_state_dict(state)
-        self._scale.load_state_dict(state["scale"])
+            return Reading(Health.OK, tick, value, score, threshold, None, level, noise)
+        reason = (
+            f"{self._signal} {value:.4g} against a level of {level:.4g} with noise {noise:.2g}, "
+            f"since tick {onset}: score {score:.3g}, alarm at {threshold:g}"
+        )
+        return Reading(Health.ALARM, tick, value, score, threshold, onset, level, noise, reason)

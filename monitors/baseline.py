@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nan
+
 from .base import STALE_AFTER, ScaledMonitor
 from .scale import make_scale
 
@@ -36,8 +38,10 @@ class Baseline(ScaledMonitor):
         log: bool | None = None,
         stale_after: int = STALE_AFTER,
     ) -> None:
-        super().__init__(signal, make_scale(signal, window, warm_up, log), float("nan"), stale_after)
-        self.warm_up = warm_up
+        super().__init__(signal, make_scale(signal, window, warm_up, log), nan, stale_after)
 
-    def _judge(self, tick: int, z: float) -> float:
-        return z
+    def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
+        return z, None
+
+    def _forget(self) -> None:
+        """It gathers no evidence."""

@@ -37,8 +37,9 @@ class Divergence(ScaledMonitor):
     """
 
     false_alarms_per_100k: ClassVar[float] = 10.0
-    step_delay: ClassVar[int | None] = 2
-    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_last_high", "_high_before")
+    step_delay: ClassVar[int | None] = None
+    lateness = 5
+    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_last_high", "_high_before", "_onset")
 
     def __init__(
         self,
@@ -53,26 +54,20 @@ class Divergence(ScaledMonitor):
         above_zero("threshold", threshold)
         scale = make_scale(signal, window, warm_up, log, DifferencedScale)
         super().__init__(signal, scale, threshold, stale_after)
-        self.warm_up = warm_up
-        self._last_high: int | None = None  # tick of the measurement before, if it was high
+        self._last_high: int | None = None  # tick of the measurement before this one, if it was high
         self._high_before: int | None = None  # and of the one before that
+        self._onset: int | None = None
 
-    def _judge(self, tick: int, z: float) -> float:
+    def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         high = tick if z > self._threshold else None
         before, last = self._high_before, self._last_high
-        if high is None:
-            if before is last is None:
-                self._onset = None
-        elif self._onset is None:
-            self._onset = last if before is None else before
-        self._high_before = last
-        self._last_high = high
-        return z
+        first = last if before is None else before
+        if high is None and first is None:
+            self._onset = None
+        elif high is not None and self._onset is None:
+            self._onset = first
+        self._high_before, self._last_high = last, high
+        return z, self._onset
 
     def _forget(self) -> None:
-        super()._forget()
-        self._last_high = self._high_before = None
-
-    def _why(self, score: float) -> str:
-        level, noise = self._scale.level, self._scale.noise
-        return f"{self._signal} is {score:.3g} noises above its level {level:.4g} (noise {noise:.2g})"
+        self._onset = self._last_high = self._high_before = None

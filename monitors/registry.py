@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from .adwin import Adwin
 from .baseline import Baseline
 from .divergence import Divergence
 from .guard import Guard
+from .page_hinkley import PageHinkley
+from .spike import Spike
+from .stalled import Stalled
 from .sustained_rise import SustainedRise
 from .types import Monitor, MonitorSpec, ParameterError
 
 MONITORS: dict[str, type[Monitor]] = {
     "guard": Guard,
+    "spike": Spike,
     "sustained_rise": SustainedRise,
     "divergence": Divergence,
+    "stalled": Stalled,
+    "adwin": Adwin,
+    "page_hinkley": PageHinkley,
     "baseline": Baseline,
 }
 """Type in a policy -> class. ``conformance`` tests every one of them."""

@@ -8,31 +8,27 @@ from collections.abc import Iterable
 
 
 class SortedWindow:
-    """The last ``size`` values in order of size, for their quantiles.
+    """The newest values of a stream, also in order of size, for their quantiles.
 
     A list kept sorted by bisection. At 512 values, adding one and reading three quantiles takes 0.9 us, as
     do three of river's ``RollingQuantile``; but those cannot show their state, and here it is the values
     themselves in order of arrival, which survive JSON exactly.
-
-    Args:
-        size: how many values it holds at most.
     """
 
-    __slots__ = ("_arrived", "_size", "_sorted")
+    __slots__ = ("_arrived", "_sorted")
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._arrived: deque[float] = deque()
-        self._sorted: list[float] = []
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self._arrived: deque[float] = deque(values)
+        self._sorted = sorted(self._arrived)
 
     def __len__(self) -> int:
         return len(self._sorted)
 
-    def push(self, value: float) -> None:
-        """Add a finite value; the oldest leaves when the window is full."""
+    def push(self, value: float, size: int) -> None:
+        """Add a finite value; the oldest leave until ``size`` are left."""
         arrived = self._arrived
         ordered = self._sorted
-        if len(ordered) == self._size:
+        while len(ordered) >= size:
             del ordered[bisect_left(ordered, arrived.popleft())]
         arrived.append(value)
         insort(ordered, value)
@@ -40,9 +36,8 @@ class SortedWindow:
     def quartiles(self) -> tuple[float, float, float]:
         """The quantiles at 1/4, 1/2 and 3/4, interpolated; the window must not be empty.
 
-        >>> window = SortedWindow(5)
-        >>> for value in (9.0, 1.0, 2.0, 4.0, 3.0, 5.0):
-        ...     window.push(value)
+        >>> window = SortedWindow([9.0, 1.0, 2.0, 4.0, 3.0])
+        >>> window.push(5.0, size=5)
         >>> window.quartiles()
         (2.0, 3.0, 4.0)
         """
@@ -66,10 +61,3 @@ class SortedWindow:
     def values(self) -> list[float]:
         """The values in order of arrival."""
         return list(self._arrived)
-
-    def replace(self, values: Iterable[float]) -> None:
-        """Hold these values instead, the last ``size`` of them."""
-        self._arrived = deque(values)
-        while len(self._arrived) > self._size:
-            self._arrived.popleft()
-        self._sorted = sorted(self._arrived)
