@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Clock:
-    """``tick`` counts updates and never rewinds; ``step`` rewinds with the data; ``branch`` counts rollbacks."""
+    """``tick`` counts updates for good, ``step`` rewinds with the data, ``branch`` counts rollbacks."""
 
     tick: int = 0
     step: int = 0

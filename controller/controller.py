@@ -7,8 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,18 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from prometheus_client import CollectorRegistry
 
-from ..policies.policy import Mode, Policy, load_policy
-from .clock import Clock, Trail
-from .cycle import TWO_LOADERS, Cycle, delays
-from .journal.store import Journal
-from .learning_rate import LearningRate
+from ..policies.policy import Policy, load_policy
+from .assembly import assemble_cycle, assemble_run
+from .cycle import TWO_LOADERS, Cycle
 from .loader import Feed, WatchedLoader
 from .loop import Counters, TrainingStopped
-from .metrics import Metrics
 from .mix import Mix
-from .norms import Norms
-from .overrides import Layers
-from .pilot import Pilot
 from .ranks import Ranks
-from .ring import Ring
+from .records import Records
 from .run import Rollback, Run
 from .signals import Recorder
 from .start_report import report, why_not_rewind
-from .training_state import Stateful, TrainingState
+from .training_state import Stateful
 from .wrapping import Wrapping
 
 log = logging.getLogger("midcourse")
@@ -109,11 +102,17 @@ class Controller:
         self._notices: list[str] = []
         self._cycle: Cycle | None = None
         self._closed = False
-        self._metrics: Metrics | None = None
-        self._journal: Journal | None = None
-        self._pilot: Pilot | None = None
+        self._records: Records | None = None
         if self._ranks.main:
-            self._open_run(registry, metrics_port)
+            self._records = Records.open(
+                self._policy,
+                self._directory,
+                sources=self._recorder.sources,
+                registry=registry,
+                port=metrics_port,
+                facts={"processes": self._ranks.world, "device": str(accelerator.device)},
+                clock=clock,
+            )
         self._counters = Counters(self._step, self._is_stopped, self._at_rest)
         self._wrapping = Wrapping(accelerator, self)
         atexit.register(self.close)
@@ -172,7 +171,7 @@ class Controller:
     @property
     def metrics_port(self) -> int | None:
         """Port on which metrics are served; None where they are not."""
-        return self._port
+        return None if self._records is None else self._records.port
 
     @property
     def stopped(self) -> str | None:
@@ -192,10 +191,8 @@ class Controller:
         if self._cycle is not None:
             self._cycle.step_raised()
             self._cycle.drain()
-        if self._journal is not None:
-            self._journal.close()
-        if self._metrics is not None:
-            self._metrics.close()
+        if self._records is not None:
+            self._records.close()
 
     # -- what the wrapping tells ------------------------------------------------------------------
 
@@ -211,7 +208,7 @@ class Controller:
                 continue
             if self._cycle is not None:
                 raise ValueError(TWO_OPTIMIZERS)
-            self._cycle = self._build(optimizer)
+            self._steer(optimizer)
         self._schedulers += schedulers
         if self._cycle is not None:
             for scheduler in self._schedulers:
@@ -263,65 +260,30 @@ class Controller:
 
     # -- wiring -----------------------------------------------------------------------------------
 
-    def _open_run(self, registry: CollectorRegistry | None, port: int | None) -> None:
-        self._journal = Journal.open(self._directory)
-        self._metrics = Metrics(self._policy, registry, self._recorder.sources)
-        self._pilot = Pilot(self._policy, self._journal, self._metrics, self._clock)
-        attempt = self._journal.begin(
-            argv=sys.argv,
-            policy_text=self._policy.text,
-            policy_source=self._policy.source,
-            mode=self._policy.mode.value,
-            versions=_versions(),
-            facts={"processes": self._ranks.world, "device": str(self._accelerator.device)},
-        )
-        self._metrics.attempt(attempt)
-        self._metrics.mode(self._policy.mode)
-        self._port = None if port is None else self._metrics.serve(port)
-
-    def _build(self, optimizer: Any) -> Cycle:
+    def _steer(self, optimizer: Any) -> None:
         inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-        plan = self._policy.snapshots
-        layers = Layers()
-        run = Run(
-            accelerator=self._accelerator,
-            optimizer=inner,
-            directory=self._directory,
-            clock=Clock(),
-            trail=Trail(4 * plan.reach),
-            ranks=self._ranks,
-            layers=layers,
-            learning_rate=LearningRate(inner, layers),
-            ring=Ring(plan.keep, plan.reach, plan.every, plan.max_overhead, clock=self._clock),
-            state=TrainingState(self._accelerator, inner),
-            detectors=_NoDetectors() if self._pilot is None else self._pilot.bank,
-            on_rollback=self._on_rollback,
+        run = assemble_run(
+            self._accelerator,
+            inner,
+            self._policy,
+            self._ranks,
+            self._records,
+            self._directory,
+            self._on_rollback,
+            self._clock,
         )
         for name, obj in self._registered.items():
             run.state.register(name, obj)
-        trained = [p for group in inner.param_groups for p in group["params"] if p.requires_grad]
-        acting = self._policy.mode is Mode.ACT
-        if acting and (notice := run.ring.fit([p.detach() for p in trained])):
-            self._notices.append(notice)
-            log.warning("%s", notice)
-        delayed = delays(self._policy, self._accelerator.device)
-        if not delayed and self._accelerator.device.type != "cpu":
-            self._notices.append(
-                "a rule may skip a step before it is made: loss and gradient norm are read before every step, "
-                "which waits for the device once a step"
-            )
-        self._wrapping.steer(optimizer)
-        return Cycle(
+        self._cycle, self._notices = assemble_cycle(
             run,
+            self._policy,
             self._recorder,
-            Norms(trained, self._norms_every, self._clock),
-            self._pilot,
-            self._metrics,
-            delayed=delayed,
-            snapshots=acting,
+            self._records,
+            norms_every=self._norms_every,
             on_feed=self._train_on,
             clock=self._clock,
         )
+        self._wrapping.steer(optimizer)
 
     def _train_on(self, feed: Feed | None) -> None:
         """The first backward tells which loader trains: the one that gave the last batch."""
@@ -344,8 +306,8 @@ class Controller:
             mixture = watched.feed.mixture
             if mixture is not None and not self._recorder.sources:
                 self._recorder.declare_sources(mixture.names)
-                if self._metrics is not None:
-                    self._metrics.declare_sources(mixture.names)
+                if self._records is not None:
+                    self._records.metrics.declare_sources(mixture.names)
 
     def _step_made(self, cycle: Cycle) -> None:
         cycle.after_step()
@@ -353,12 +315,13 @@ class Controller:
             self._report(cycle.run)
 
     def _report(self, run: Run) -> None:
-        if self._pilot is None:
+        if self._records is None:
             return
-        told = report(run, self._policy, self._pilot.engine.mode, self._notices)
+        pilot = self._records.pilot
+        told = report(run, self._policy, pilot.engine.mode, self._notices)
         for line in told.lines:
             self._say(line)
-        self._pilot.event("start", run.clock.tick, told.facts)
+        pilot.event("start", run.clock.tick, told.facts)
 
     def _guarded(self, part: Callable[[Cycle], bool | None]) -> bool | None:
         """Run a part of the cycle; a failure of ours ends the watching, not the training (law 8)."""
@@ -373,8 +336,8 @@ class Controller:
                 # The other ranks would wait for ever for one that stopped watching.
                 raise
             log.exception("Midcourse failed and leaves the run: training goes on unwatched")
-            if self._metrics is not None:
-                self._metrics.error("controller")
+            if self._records is not None:
+                self._records.metrics.error("controller")
             self.close()
             return None
 
@@ -388,21 +351,6 @@ class Controller:
         if self._cycle is not None:
             self._cycle.at_rest()
 
-    _port: int | None = None
-
-
-class _NoDetectors:
-    """On ranks other than 0 nothing is sensed, so nothing is to be restored."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take over."""
-
-    def facts(self) -> dict[str, dict[str, float]]:
-        return {}
-
 
 def _is_chosen(prepared: Any, chosen: Any) -> bool:
     return chosen is None or chosen is prepared or chosen is getattr(prepared, "optimizer", None)
@@ -414,10 +362,3 @@ def _to_stderr(line: str) -> None:
 
 def _default_directory() -> Path:
     return Path("midcourse-runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for package in ("midcourse", "torch", "accelerate", "numpy", "river"):
-        found[package] = version(package)
-    return found

@@ -301,6 +301,8 @@ class Cycle:
 
     def entered(self, feed: Feed) -> None:
         """A pass begins: if epoch-end code has stepped a scheduler, a later rewind must do so too."""
+        if self._metrics is not None and feed is self.run.feed:
+            self._metrics.epoch(feed.place.epoch)
         if feed is self.run.feed and self._marks_at_end not in (None, self.run.state.schedule_marks()):
             self._schedule_at[feed.place.epoch] = self.run.state.schedule()
 

@@ -89,7 +89,7 @@ class Mix:
         self._applied = weights
 
     def _prefetched(self) -> int:
-        """Draws that may have been made ahead: workers' queues and Accelerate's one; alike on every process."""
+        """Draws that may have been made ahead: the workers' queues and Accelerate's one batch."""
         loader = self._feed.loader
         batches = (loader.num_workers or 0) * (loader.prefetch_factor or 0) + 2
         return int(batches) * self._feed.draws_per_batch
