@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from .base import STALE_AFTER, above_zero, at_least
 from .river_drift import RiverMonitor
@@ -44,8 +44,9 @@ class Adwin(RiverMonitor):
     (319, 274)
     """
 
-    false_alarms_per_100k: ClassVar[float] = 10.0
-    step_delay: ClassVar[int | None] = 64
+    false_alarms_per_100k = 5.0
+    step_noises = 3.0
+    step_delay = 80
 
     lateness = 30
 

@@ -36,8 +36,9 @@ class Divergence(ScaledMonitor):
     (281, 280)
     """
 
-    false_alarms_per_100k: ClassVar[float] = 10.0
-    step_delay: ClassVar[int | None] = None
+    false_alarms_per_100k = 5.0
+    step_noises = 15.0
+    step_delay = 3
     lateness = 5
     _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_last_high", "_high_before", "_onset")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from .base import STALE_AFTER, above_zero, at_least
 from .river_drift import RiverMonitor
@@ -44,8 +44,9 @@ class PageHinkley(RiverMonitor):
     (290, 274)
     """
 
-    false_alarms_per_100k: ClassVar[float] = 10.0
-    step_delay: ClassVar[int | None] = 30
+    false_alarms_per_100k = 5.0
+    step_noises = 3.0
+    step_delay = 20
     lateness = 30
 
     def __init__(
@@ -77,7 +78,7 @@ class PageHinkley(RiverMonitor):
     def state_dict(self) -> dict[str, Any]:
         """All of its state, river's sums included."""
         detector = self._detector
-        sums = {name: str(getattr(detector, name)) for name in _SUMS}  # text, since a sum begins at infinity
+        sums = {name: str(float(getattr(detector, name))) for name in _SUMS}  # one begins at infinity
         mean = {"n": detector._x_mean.n, "_mean": detector._x_mean._mean}
         return {**super().state_dict(), "sums": sums, "mean": mean, "drift": detector.drift_detected}
 

@@ -32,8 +32,9 @@ class Spike(ScaledMonitor):
     [280]
     """
 
-    false_alarms_per_100k: ClassVar[float] = 150.0
-    step_delay: ClassVar[int | None] = None
+    false_alarms_per_100k = 150.0
+    step_noises = 15.0
+    step_delay = 0
     _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_since")
 
     def __init__(

@@ -47,8 +47,9 @@ class Stalled(SignalMonitor):
     (2399, 2050)
     """
 
-    false_alarms_per_100k: ClassVar[float] = 20.0
-    step_delay: ClassVar[int | None] = 150
+    false_alarms_per_100k = 5.0
+    step_noises = 3.0
+    step_delay = 200
     _state: ClassVar[tuple[str, ...]] = (
         *(*SignalMonitor._state, "_cusum", "_since", "_block", "_finished", "_means", "_line"),
     )

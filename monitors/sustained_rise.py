@@ -45,8 +45,9 @@ class SustainedRise(ScaledMonitor):
     (287, 274)
     """
 
-    false_alarms_per_100k: ClassVar[float] = 10.0
-    step_delay: ClassVar[int | None] = 20
+    false_alarms_per_100k = 5.0
+    step_noises = 3.0
+    step_delay = 20
     lateness = 30
     _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_cusum")
 
