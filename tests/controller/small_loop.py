@@ -104,9 +104,8 @@ def train(
         loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
     else:
         loader = DataLoader(dataset(), batch_size=BATCH, shuffle=True, num_workers=workers)
-    accelerator = Accelerator(
-        cpu=True, gradient_accumulation_steps=accumulation, **({"dataloader_config": _seedable()} if seedable else {})
-    )
+    config = {"dataloader_config": _seedable()} if seedable else {}
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation, **config)
     trace = Trace()
     controller = None
     if run_dir is not None:

@@ -1,7 +1,8 @@
-"""Rollback end to end: what is restored, which way the run goes on, and what the loop notices of it (nothing)."""
+"""Rollback end to end: what is restored, which way the run goes on, and that the loop notices nothing."""
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ REPLAYS = [
     pytest.param({"triggers": {15: 1.0}}, {"accumulation": 3}, id="accumulation"),
     pytest.param({"triggers": {28: 1.0}}, {"seedable": True}, id="seedable-sampler"),
     pytest.param({"triggers": {28: 1.0}}, {"mixture": True}, id="mixture"),
-    pytest.param({"triggers": {28: 1.0}}, {"mixture": True, "workers": 2}, id="mixture-workers", marks=pytest.mark.slow),
+    pytest.param(
+        {"triggers": {28: 1.0}}, {"mixture": True, "workers": 2}, id="mixture-workers", marks=pytest.mark.slow
+    ),
     pytest.param({"triggers": {28: 1.0}}, {"schedule": SCHEDULES["lambda"]}, id="lambda"),
     pytest.param({"triggers": {28: 1.0}}, {"schedule": SCHEDULES["one cycle"]}, id="one-cycle"),
     pytest.param({"triggers": {28: 1.0}}, {"schedule": SCHEDULES["warm restarts"]}, id="warm-restarts"),
@@ -53,7 +56,7 @@ REPLAYS = [
     ),
     pytest.param({"triggers": {28: 1.0}}, {"optimizer": OPTIMIZERS["sgd"]}, id="sgd"),
     pytest.param({"triggers": {28: 1.0}}, {"optimizer": OPTIMIZERS["fused"]}, id="fused"),
-    pytest.param({"triggers": {28: 1.0}}, {"evaluate": lambda: torch.rand(3)}, id="evaluation-draws-randomness"),
+    pytest.param({"triggers": {28: 1.0}}, {"evaluate": lambda: torch.rand(3)}, id="evaluation-draws"),
 ]
 
 
@@ -82,13 +85,13 @@ def test_skip_leaves_out_exactly_the_guilty_batches(tmp_path: Path, mixture: boo
     policy = rollback_policy("skip", to="before_onset")
     skipped = train(tmp_path, policy, triggers={17: 1.0}, mixture=mixture)
     # The change began at tick 17, so batch number 16 is guilty; snapshot 15 is the newest before it.
-    assert skipped.ids[:21] == plain.ids[:17] + [plain.ids[15]] + plain.ids[17:20]
+    assert skipped.ids[:21] == [*plain.ids[:17], plain.ids[15], *plain.ids[17:20]]
     later = skipped.ids[21:]
     if mixture:
         assert later == plain.ids[20:]
     else:
         # A later pass is shuffled from torch's global generator, of which the missing step drew nothing.
-        assert [sorted(sum(later[i : i + 20], [])) for i in (0, 20)] == [list(range(160))] * 2
+        assert [sorted(chain(*later[i : i + 20])) for i in (0, 20)] == [list(range(160))] * 2
     assert len(later) == 40
     assert outcomes(skipped)[0].details["rollback"]["left_out"] == [[0, 16], [0, 17]]
 

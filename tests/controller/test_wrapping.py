@@ -69,7 +69,9 @@ def nan_at(*ticks: int) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["act", "observe"])
-@pytest.mark.parametrize("loop", [{}, {"accumulation": 3}, {"mixture": True}, {"workers": 2}, {"seedable": True}])
+@pytest.mark.parametrize(
+    "loop", [{}, {"accumulation": 3}, {"mixture": True}, {"workers": 2}, {"seedable": True}]
+)
 def test_a_run_in_which_nothing_fires_is_bitwise_the_same(
     tmp_path: Path, mode: str, loop: dict[str, Any]
 ) -> None:
@@ -136,7 +138,7 @@ def test_a_cut_learning_rate_holds_ramps_and_leaves_the_schedule_alone(tmp_path:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_quarantine_reaches_the_very_next_batch_and_comes_back_on_probation(tmp_path: Path, workers: int) -> None:
+def test_quarantine_reaches_the_very_next_batch_and_ends_in_probation(tmp_path: Path, workers: int) -> None:
     action = "reweight: {source: b, to: 0, hold: 20, ramp: 5}"
     trace = train(tmp_path, pull(action), triggers={20: 1.0}, mixture=True, workers=workers)
     of_b = [sum(100 <= i < 200 for i in batch) for batch in trace.ids]
@@ -213,7 +215,11 @@ def test_two_loaders_read_at_once_are_ambiguous_unless_one_is_named(tmp_path: Pa
     def run(folder: str, **kwargs: Any) -> None:
         accelerator = Accelerator(cpu=True)
         controller = Controller(
-            accelerator, policy=parse_policy(watch()), run_dir=tmp_path / folder, say=lambda line: None, **kwargs
+            accelerator,
+            policy=parse_policy(watch()),
+            run_dir=tmp_path / folder,
+            say=lambda line: None,
+            **kwargs,
         )
         model = torch.nn.Linear(8, 1)
         model, optimizer, one, two = accelerator.prepare(
@@ -236,7 +242,8 @@ def test_two_loaders_read_at_once_are_ambiguous_unless_one_is_named(tmp_path: Pa
 
 def test_evaluation_loaders_are_left_alone(tmp_path: Path) -> None:
     accelerator = Accelerator(cpu=True)
-    controller = Controller(accelerator, policy=parse_policy(watch()), run_dir=tmp_path, say=lambda line: None)
+    policy = parse_policy(watch())
+    controller = Controller(accelerator, policy=policy, run_dir=tmp_path, say=lambda line: None)
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     loaders = [DataLoader(dataset(), batch_size=8) for _ in range(2)]
@@ -255,7 +262,8 @@ def test_evaluation_loaders_are_left_alone(tmp_path: Path) -> None:
 def test_closing_leaves_the_accelerator_as_it_was(tmp_path: Path) -> None:
     accelerator = Accelerator(cpu=True)
     before = set(vars(accelerator))
-    controller = Controller(accelerator, policy=parse_policy(watch()), run_dir=tmp_path, say=lambda line: None)
+    policy = parse_policy(watch())
+    controller = Controller(accelerator, policy=policy, run_dir=tmp_path, say=lambda line: None)
     assert set(vars(accelerator)) - before == {
         "prepare",
         "backward",
