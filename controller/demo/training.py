@@ -43,8 +43,8 @@ class Plan:
         return replace(self, faults=None)
 
 
-FULL = Plan(epochs=4, steps_per_epoch=400, warmup=50, faults=Faults("code", 400, 520, 1100, 6.0))
-QUICK = Plan(epochs=2, steps_per_epoch=240, warmup=30, faults=Faults("code", 130, 180, 370, 6.0))
+FULL = Plan(epochs=4, steps_per_epoch=400, warmup=50, faults=Faults("code", 400, 520, 1100, 10.0))
+QUICK = Plan(epochs=2, steps_per_epoch=210, warmup=30, faults=Faults("code", 120, 160, 310, 10.0))
 
 
 @dataclass(frozen=True, slots=True)
