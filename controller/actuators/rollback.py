@@ -29,13 +29,12 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         raise Refused(_why_none(run, decision, params["to"]))
     data = params["data"] if run.rewinds is None and target.moment.place is not None else FORWARD
     saved = _Saved.of(run)
-    ticks_undone = run.clock.tick - target.tick
     left_out = _restore(run, decision, target, data)
     details = {
         "target_tick": target.tick,
         "target_step": target.moment.step,
         "from_step": saved.moment.step,
-        "ticks_undone": ticks_undone,
+        "steps_undone": saved.moment.step - target.moment.step,
         "data": data,
         "left_out": left_out,
     }
@@ -62,7 +61,8 @@ def find_target(run: Run, decision: Decision, to: Any) -> Snapshot | None:
     if to == "before_onset":
         onset = decision.onset if decision.onset is not None else decision.tick
         return run.ring.at_or_before(onset - 1)
-    return run.ring.at_or_before(run.clock.tick - int(to["steps"]))
+    latest = run.clock.step - int(to["steps"])
+    return next((s for s in reversed(run.ring.snapshots) if s.good and s.moment.step <= latest), None)
 
 
 def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:

@@ -62,7 +62,7 @@ def tell(story: Story, signals: Mapping[str, str], onset_step: int | None = None
         if numbers and numbers not in why:
             why += f" ({numbers})"
         sentences.append(
-            f"The verdict came {_ticks(verdict.tick - began)} later: {_RESULTS[verdict.result]}"
+            f"The verdict came {_count(verdict.tick - began, 'tick')} later: {_RESULTS[verdict.result]}"
             + (f", {why}." if why else ".")
         )
     return " ".join(sentences)
@@ -123,7 +123,7 @@ def past(action: Action, detail: Mapping[str, Any]) -> str:
     match action.name:
         case "rollback":
             target = f"step {detail['target_step']}" if "target_step" in detail else str(params.get("to"))
-            undone = f", undoing {_ticks(detail['ticks_undone'])}" if "ticks_undone" in detail else ""
+            undone = f", undoing {_count(detail['steps_undone'], 'step')}" if "steps_undone" in detail else ""
             return f"rolled back to {target}{undone} (data: {detail.get('data', params.get('data'))})"
         case "scale_lr":
             return f"multiplied the learning rate by {number(params['factor'])}{_while(params)}"
@@ -171,12 +171,12 @@ def _actions(decision: Decision) -> str:
 def _while(params: Mapping[str, Any]) -> str:
     if params.get("hold") is None:
         return ""
-    ramp = f", then back over {_ticks(params['ramp'])}" if params.get("ramp") else ""
-    return f" for {_ticks(params['hold'])}{ramp}"
+    ramp = f", then back over {_count(params['ramp'], 'tick')}" if params.get("ramp") else ""
+    return f" for {_count(params['hold'], 'tick')}{ramp}"
 
 
-def _ticks(count: int) -> str:
-    return f"{count} tick" if count == 1 else f"{count} ticks"
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -103,7 +103,7 @@ def test_forward_leaves_iterator_and_schedule_alone_and_restores_the_weights(tmp
     assert forward.ids == plain.ids
     assert forward.rates == plain.rates
     assert not forward.matches(plain)
-    assert outcomes(forward)[0].details["rollback"]["ticks_undone"] == 12
+    assert outcomes(forward)[0].details["rollback"]["steps_undone"] == 12
 
 
 def test_a_counter_of_the_loops_own_falls_back_to_forward_and_says_so(tmp_path: Path) -> None:
