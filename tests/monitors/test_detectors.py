@@ -1,0 +1,209 @@
+"""What each monitor says of signals made for it: what it finds, what it leaves alone, and when it began."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from math import inf, nan
+from typing import Any
+
+import numpy as np
+import pytest
+
+from midcourse.monitors.baseline import Baseline
+from midcourse.monitors.conformance import NOISE, feed, healthy
+from midcourse.monitors.divergence import Divergence
+from midcourse.monitors.guard import Guard
+from midcourse.monitors.registry import MONITORS, make_monitor
+from midcourse.monitors.spike import Spike
+from midcourse.monitors.sustained_rise import SustainedRise
+from midcourse.monitors.types import Health, MonitorSpec, ParameterError, Reading, Sample
+
+ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline")]
+
+
+def monitor(kind: str, **params: Any) -> Any:
+    return MONITORS[kind](**{"signal": "loss", **params})
+
+
+def alarms(readings: Sequence[Reading]) -> list[int]:
+    return [reading.tick for reading in readings if reading.health is Health.ALARM]
+
+
+def guarded(*steps: dict[str, float]) -> list[Reading]:
+    guard = Guard(zeros=3)
+    return [guard.update(Sample(tick, tick, 0, signals)) for tick, signals in enumerate(steps)]
+
+
+def test_guard_says_which_signal_is_not_finite_and_since_when() -> None:
+    readings = guarded({"loss": 2.0}, {"loss": 2.0, "grad_norm": inf}, {"loss": nan}, {"loss": 2.0})
+    assert [reading.health for reading in readings] == [
+        *(Health.OK, Health.NONFINITE, Health.NONFINITE, Health.OK),
+    ]
+    assert [reading.reason for reading in readings] == ["", "grad_norm is inf", "loss is nan", ""]
+    assert [reading.onset for reading in readings] == [None, 1, 1, None]
+
+
+def test_guard_warns_of_gradients_that_stay_exactly_zero() -> None:
+    zero = {"loss": 2.0, "grad_norm": 0.0}
+    readings = guarded(zero, zero, {"grad_norm": 0.1}, zero, {"loss": 2.0}, zero, zero, {"grad_norm": 1.0})
+    assert [reading.health.value for reading in readings] == [*["ok"] * 6, "warning", "ok"]
+    assert readings[6].onset == 3
+    assert not readings[6].bad
+
+
+def test_guard_keeps_its_reading_when_none_of_its_signals_is_measured() -> None:
+    readings = guarded({"loss": nan}, {"lr": 0.1})
+    assert readings[1] is readings[0]
+
+
+def test_a_lone_bad_batch_is_a_spike_and_no_more() -> None:
+    losses = healthy(1200, seed=0)
+    losses[1000] += 30 * NOISE
+    assert alarms(feed(Spike("loss"), losses)) == [1000]
+    for kind in set(ON_LOSSES) - {"spike"}:
+        assert alarms(feed(monitor(kind), losses)) == [], kind
+
+
+def test_two_of_three_far_out_are_a_divergence_from_the_first_of_them() -> None:
+    losses = healthy(1200, seed=0)
+    losses[1000] += 30 * NOISE
+    losses[1002] += 30 * NOISE
+    readings = feed(Divergence("loss"), losses)
+    assert alarms(readings)[0] == 1002
+    assert readings[1002].onset == 1000
+    assert alarms(readings)[-1] < 1010
+
+
+def test_a_rise_in_a_young_run_is_found_though_the_loss_has_just_fallen_fast() -> None:
+    for at in (200, 300, 500):
+        losses = healthy(at + 50, seed=at)
+        rising = [loss + 8 * NOISE * (tick >= at) for tick, loss in enumerate(losses)]
+        found = alarms(feed(SustainedRise("loss"), rising))
+        assert found[0] - at <= 12, at
+
+
+@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "adwin", "page_hinkley"])
+@pytest.mark.parametrize("fall", [0.5, 30.0])
+def test_the_end_of_a_fall_is_no_rise(kind: str, fall: float) -> None:
+    noise = np.random.default_rng(0).normal(0, NOISE, 3000)
+    losses = [2 + fall * max(0.0, 1 - tick / 1500) + noise[tick] for tick in range(3000)]
+    assert alarms(feed(monitor(kind), losses)) == []
+
+
+@pytest.mark.parametrize("kind", ON_LOSSES)
+@pytest.mark.parametrize("level", [0.0, 2.0, -3.0])
+def test_a_signal_that_does_not_move_is_no_alarm_and_its_rounding_neither(kind: str, level: float) -> None:
+    still = [level + abs(level) * 1e-5 * (tick % 7 == 0) for tick in range(1500)]
+    assert alarms(feed(monitor(kind), still)) == []
+
+
+@pytest.mark.parametrize("kind", ON_LOSSES)
+def test_the_evidence_of_before_a_gap_does_not_count_after_it(kind: str) -> None:
+    detector = monitor(kind)
+    noises, delay = detector.step_noises, detector.step_delay
+    losses = healthy(1500 + delay, seed=1)
+    feed(detector, [loss + noises * NOISE * (tick >= 1500) for tick, loss in enumerate(losses)])
+    assert detector.update(Sample(9999, 9999, 0, {})).health is Health.STALE
+    back = feed(detector, healthy(3000, seed=2)[2500:], start=10_000)
+    assert alarms(back) == []
+
+
+def test_a_gradient_norm_is_judged_by_ratio_whatever_its_unit() -> None:
+    norms = np.exp(np.random.default_rng(0).normal(0, 0.3, 600))
+    norms[500:] *= 6
+    small, large = (feed(SustainedRise("grad_norm"), (norms * unit).tolist()) for unit in (1e-3, 1e3))
+    assert alarms(small) == alarms(large)
+    assert 500 <= alarms(small)[0] <= 505
+    assert small[499].level == pytest.approx(1e-3, rel=0.1)
+    assert small[499].noise == pytest.approx(3e-4, rel=0.2)
+    assert large[499].score == pytest.approx(small[499].score)
+
+
+def test_the_user_decides_whether_a_signal_is_taken_in_log() -> None:
+    values = np.exp(np.random.default_rng(0).normal(0, 1.0, 400)).tolist()
+    raw, logged = (feed(Baseline("aux", log=log), values)[-1] for log in (False, True))
+    assert raw.level == pytest.approx(logged.level, rel=0.05)
+    assert raw.score != pytest.approx(logged.score, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "spike", "baseline"])
+def test_zero_and_below_have_a_place_in_log(kind: str) -> None:
+    norms = [*np.exp(np.random.default_rng(0).normal(0, 0.3, 400)).tolist(), 0.0, -1.0, 0.0, 1.0, 1.0]
+    readings = feed(monitor(kind, signal="update_ratio"), norms)
+    assert {reading.health for reading in readings[-5:]} == {Health.OK}
+
+
+def test_an_onset_is_the_tick_of_a_measurement_also_where_many_are_missing() -> None:
+    rise = SustainedRise("loss/source=code")
+    onset = None
+    for tick in range(0, 4500, 3):
+        loss = 2 + 0.01 * (tick % 7) + (tick >= 3000)
+        onset = onset or rise.update(Sample(tick, tick, 0, {"loss/source=code": loss})).onset
+        rise.update(Sample(tick + 1, tick + 1, 0, {"loss": 9.0}))
+    assert onset == pytest.approx(3000, abs=15)
+    assert onset is not None
+    assert onset % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "parameter"),
+    [
+        ("guard", {"signals": "loss"}, "signals"),
+        ("guard", {"signals": ()}, "signals"),
+        ("guard", {"zeros": 0}, "zeros"),
+        ("spike", {"signal": "loss/source=*"}, "signal"),
+        ("spike", {"threshold": 0}, "threshold"),
+        ("divergence", {"threshold": nan}, "threshold"),
+        ("divergence", {"stale_after": 0}, "stale_after"),
+        ("sustained_rise", {"window": 32}, "window"),
+        ("sustained_rise", {"warm_up": 2}, "warm_up"),
+        ("sustained_rise", {"slack": -1}, "slack"),
+        ("sustained_rise", {"clip": 0.2}, "clip"),
+        ("sustained_rise", {"threshold": 3}, "clip"),
+        ("stalled", {"block": 2}, "block"),
+        ("stalled", {"blocks": 2}, "blocks"),
+        ("adwin", {"delta": 1}, "delta"),
+        ("adwin", {"rise": -1}, "rise"),
+        ("page_hinkley", {"threshold": -1}, "threshold"),
+        ("baseline", {"window": 0}, "window"),
+    ],
+)
+def test_a_parameter_out_of_range_is_named(kind: str, params: dict[str, Any], parameter: str) -> None:
+    given = params if kind == "guard" else {"signal": "loss", **params}
+    with pytest.raises(ParameterError, match=parameter) as caught:
+        make_monitor(MonitorSpec("it", kind, given))
+    assert caught.value.parameter == parameter
+
+
+def test_river_is_loaded_only_by_the_monitors_that_use_it() -> None:
+    script = (
+        "import sys\n"
+        "from midcourse.monitors.registry import MONITORS\n"
+        "MONITORS['stalled'](signal='loss')\n"
+        "assert 'river' not in sys.modules\n"
+        "MONITORS['adwin'](signal='loss')\n"
+        "assert 'river' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sustained_rise", "adwin", "page_hinkley", "stalled"])
+def test_an_onset_is_seldom_later_than_the_declared_lateness(kind: str) -> None:
+    steps = [(1.5, 1), (3.0, 1), (6.0, 1), (15.0, 1)]
+    shapes = [*steps, (4.0, 50), (4.0, 100), (8.0, 100), (16.0, 100), (4.0, 200)]
+    late = []
+    for seed in range(20):
+        for noises, ramp in shapes:
+            detector, at = monitor(kind), 1500 + 11 * seed
+            losses = healthy(at + 600, seed)
+            losses = [
+                loss + noises * NOISE * min(1.0, max(0, tick - at + 1) / ramp)
+                for tick, loss in enumerate(losses)
+            ]
+            found = [reading for reading in feed(detector, losses) if reading.bad and reading.tick >= at]
+            late += [(found[0].onset or 0) - at] if found else []
+    assert len(late) > 100
+    assert np.quantile(late, 0.9) <= monitor(kind).lateness
