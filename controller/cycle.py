@@ -281,6 +281,8 @@ class Cycle:
         touched: set[str] = set()
         for decision in command.withdraw:
             touched |= run.layers.withdraw(decision)
+            if run.feed is not None:
+                run.feed.take_again(decision)
         if run.mix is not None and any(name.startswith("weight/") for name in touched):
             run.mix.apply_now(run.clock.tick + 1)
         if command.decision is None:

@@ -21,6 +21,10 @@ from . import rng
 from .mixture import Mixture, find_mixture
 
 
+PASSES = 64
+"""Passes whose randomness is remembered: more than a ring of snapshots reaches over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place in the data: ``batch`` batches of pass ``epoch`` have been served.
@@ -40,8 +44,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Batches ``start`` to ``stop`` (excluded), as (pass, batch), that are left out."""
+    """Batches ``start`` to ``stop`` (excluded), as (pass, batch), that a decision leaves out."""
 
+    decision: str
     start: tuple[int, int]
     stop: tuple[int, int]
 
@@ -91,6 +96,7 @@ class Feed:
         self._batches: Iterator[Any] = iter(())
         self._place = self._last = Place(0, 0, rng.capture())
         self._origins: dict[int, rng.RandomState] = {}
+        self._ends: dict[int, rng.RandomState] = {}
         self._goes_on_to: int | None = None
         self._after_pull: rng.RandomState | None = None
         self._serving = False
@@ -141,6 +147,7 @@ class Feed:
             while self._desk.requested(self):
                 batch = self._pull(last)
                 if batch is _END:
+                    self._ends[self._place.epoch] = self.random_state()
                     self._desk.left(self)
                     return
                 self._desk.pulled(self, batch)
@@ -162,6 +169,10 @@ class Feed:
         rng.restore(place.origin, self._generators())
         self._open(place)
         self._after_pull = random_state
+
+    def take_again(self, decision: str) -> None:
+        """Leave nothing out any more on account of a decision: it did not help, so the data was not at fault."""
+        self.left_out = [window for window in self.left_out if window.decision != decision]
 
     def refresh(self) -> None:
         """Draw what was prefetched again, so that new mixture weights reach the very next batch."""
@@ -199,15 +210,21 @@ class Feed:
         last = self._epoch_of_loader()
         origin = self.random_state()
         self._origins[last] = origin
+        for states in (self._origins, self._ends):
+            states.pop(last - PASSES, None)
         self._open(Place(last, 0, origin))
         return last
 
     def _cross(self, epoch: int) -> None:
-        """From a rewound pass into the next one, with the randomness that it began with."""
-        origin = self._origins.get(epoch)
-        if origin is None:
-            origin = self.random_state()
-        else:
+        """From a rewound pass into the next one, with the randomness that it began with.
+
+        Epoch-end code (an evaluation, say) may have drawn from it in between: where the rewound pass ended in
+        the same state as it did the first time, so does what follows. Else the two were different passes.
+        """
+        origin = self.random_state()
+        end = self._ends.get(epoch - 1)
+        if epoch in self._origins and end is not None and origin.same_as(end):
+            origin = self._origins[epoch]
             rng.restore(origin, self._generators())
         self._desk.crossed(self, epoch)
         self._open(Place(epoch, 0, origin))

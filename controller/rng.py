@@ -20,6 +20,17 @@ class RandomState:
     devices: tuple[torch.Tensor, ...]
     generators: tuple[torch.Tensor, ...]
 
+    def same_as(self, other: RandomState) -> bool:
+        """Whether everything drawn from here on would be the same."""
+        mine = (self.torch_cpu, *self.devices, *self.generators)
+        others = (other.torch_cpu, *other.devices, *other.generators)
+        return (
+            self.python == other.python
+            and all(np.array_equal(a, b) for a, b in zip(self.numpy, other.numpy, strict=True))
+            and len(mine) == len(others)
+            and all(torch.equal(a, b) for a, b in zip(mine, others, strict=True))
+        )
+
 
 def capture(generators: tuple[torch.Generator, ...] = ()) -> RandomState:
     """Take the states as they are now; ``generators`` are a loader's own."""

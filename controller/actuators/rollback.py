@@ -97,7 +97,7 @@ def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[
         first = run.trail.before(onset)
         start = moment.place.key if first is None else max(first, moment.place.key)
         if start < feed.place.key:
-            feed.left_out.append(Window(start, feed.place.key))
+            feed.left_out.append(Window(decision.id, start, feed.place.key))
             left_out = [list(start), list(feed.place.key)]
     # The mixture's history goes first: opening the feed draws from it.
     if run.mix is not None:

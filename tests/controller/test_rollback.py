@@ -152,3 +152,27 @@ def test_registered_objects_come_back_and_loggers_are_told(tmp_path: Path) -> No
     assert told == [(17, 5)]
     assert average.value.item() == 60
     assert trace.matches(train())
+
+
+RETURNING = """
+version: 1
+signals: [trigger]
+snapshots: {keep: 6, reach: 160, every: 5}
+rules:
+  - name: back
+    when: trigger.value > 0.5
+    budget: {acts: 5, per: 1000}
+    ladder:
+      - [rollback: {to: before_onset, data: skip}]
+      - [rollback: {to: before_onset, data: replay}]
+    verify: {within: 20, expect: trigger.value < 0.5}
+"""
+
+
+def test_what_was_left_out_in_vain_is_taken_again(tmp_path: Path) -> None:
+    plain = train(schedule=SCHEDULES["lambda"])
+    # Tick 17 is left out; the fault is back at tick 22, so it was not that batch's.
+    trace = train(tmp_path, RETURNING, triggers={17: 1.0, 22: 1.0}, schedule=SCHEDULES["lambda"])
+    assert [list(o.details["rollback"]["left_out"] or []) for o in outcomes(trace)] == [[[0, 16], [0, 17]], []]
+    assert trace.ids[-len(plain.ids) + 15 :] == plain.ids[15:]
+    assert trace.matches(plain)
