@@ -173,6 +173,6 @@ def test_what_was_left_out_in_vain_is_taken_again(tmp_path: Path) -> None:
     plain = train(schedule=SCHEDULES["lambda"])
     # Tick 17 is left out; the fault is back at tick 22, so it was not that batch's.
     trace = train(tmp_path, RETURNING, triggers={17: 1.0, 22: 1.0}, schedule=SCHEDULES["lambda"])
-    assert [list(o.details["rollback"]["left_out"] or []) for o in outcomes(trace)] == [[[0, 16], [0, 17]], []]
+    assert [o.details["rollback"]["left_out"] for o in outcomes(trace)] == [[[0, 16], [0, 17]], None]
     assert trace.ids[-len(plain.ids) + 15 :] == plain.ids[15:]
     assert trace.matches(plain)
