@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from math import nan
 from typing import Any, ClassVar
@@ -61,13 +62,12 @@ class BaseMonitor:
         return self._reading
 
     def state_dict(self) -> dict[str, Any]:
-        """All of its state, as what ``json.dumps`` accepts."""
-        parts = {name: getattr(self, name) for name in self._state}
-        own = {
-            name.lstrip("_"): part.state_dict() if hasattr(part, "state_dict") else part
-            for name, part in parts.items()
-        }
-        return {"reading": self._reading.to_json(), **own}
+        """All of its state, as what ``json.dumps`` accepts; it stays as it is when the monitor goes on."""
+        state: dict[str, Any] = {"reading": self._reading.to_json()}
+        for name in self._state:
+            part = getattr(self, name)
+            state[name.lstrip("_")] = part.state_dict() if hasattr(part, "state_dict") else copy(part)
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict``: later readings are identical to the source's."""
@@ -78,7 +78,7 @@ class BaseMonitor:
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(saved)
             else:
-                setattr(self, name, saved)
+                setattr(self, name, copy(saved))
 
 
 class SignalMonitor(BaseMonitor, ABC):

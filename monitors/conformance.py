@@ -60,6 +60,7 @@ def yield_checks(make: Make) -> Iterator[Check]:
     yield check_nonfinite_is_said_and_forgotten
     yield check_missing_keeps_the_last_reading
     yield check_state_survives_json_at_every_point
+    yield check_state_stays_as_it_was_taken
     yield check_is_quiet_on_a_healthy_loss
     if make().step_noises is not None:
         yield check_finds_a_step
@@ -192,6 +193,18 @@ def check_state_survives_json_at_every_point(make: Make) -> None:
         assert _json(carried) == state, f"its state changed by being loaded, at tick {tick}"
         readings = [monitor.update(_sample(monitor, tick, value)) for monitor in (alone, carried)]
         assert len({str(_plain([reading])) for reading in readings}) == 1, f"{readings} differ"
+
+
+def check_state_stays_as_it_was_taken(make: Make) -> None:
+    """A state is a snapshot: neither its monitor nor one that loads it changes it by going on."""
+    monitor, other = make(), make()
+    feed(monitor, healthy(1010, seed=12))
+    state = monitor.state_dict()
+    taken = json.dumps(state)
+    other.load_state_dict(state)
+    for each in (monitor, other):
+        feed(each, healthy(130, seed=13), start=1010)
+        assert json.dumps(state) == taken, "its state changed after it was taken"
 
 
 def check_is_quiet_on_a_healthy_loss(make: Make) -> None:

@@ -191,7 +191,7 @@ def test_what_cannot_be_made_is_refused_before_the_run(spec: MonitorSpec) -> Non
         MonitorBank([spec])
 
 
-VALUES = st.sampled_from([1.0, 1.1, 0.9, 2.0, 50.0, 0.0, -1.0, nan, inf, -inf, 1e308, 5e-324])
+VALUES = st.sampled_from([1.0, 1.1, 0.9, 2.0, 50.0, 0.0, -1.0, nan, inf, -inf, 1e308, 9e99, -9e99, 5e-324])
 SIGNALS = st.dictionaries(
     st.sampled_from(["loss", "grad_norm", "loss/source=a", "loss/source=b", "aux"]), VALUES, max_size=5
 )

@@ -71,6 +71,20 @@ class Hoarder(SustainedRise):
         return {**super().state_dict(), "seen": self.seen}
 
 
+class Sharing(SustainedRise):
+    def __init__(self, signal: str) -> None:
+        super().__init__(signal)
+        self.scores = [0.0]
+
+    def update(self, sample: Sample) -> Reading:
+        reading = super().update(sample)
+        self.scores[0] = reading.score
+        return reading
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "scores": self.scores}
+
+
 class Laborious(Hoarder):
     def update(self, sample: Sample) -> Reading:
         for _ in self.seen:
@@ -133,6 +147,7 @@ CULPRITS: Mapping[conformance.Check, type[SustainedRise]] = {
     conformance.check_nonfinite_is_said_and_forgotten: Gullible,
     conformance.check_missing_keeps_the_last_reading: Complacent,
     conformance.check_state_survives_json_at_every_point: Forgetful,
+    conformance.check_state_stays_as_it_was_taken: Sharing,
     conformance.check_is_quiet_on_a_healthy_loss: Nervous,
     conformance.check_finds_a_step: Sluggish,
     conformance.check_finds_a_step_after_trouble: Blinded,
