@@ -61,10 +61,12 @@ class Norms:
             torch._foreach_sub_(self._before, self._parameters)
             update = torch.nn.utils.get_total_norm(self._before)
         self.cost += self._clock() - began
-        self._due = tick + (self._every or self._cadence(step_seconds))
+        self._due = tick + (self._every or cadence(self.cost, step_seconds))
         return {"param_norm": norm, "update_ratio": update / norm}
 
-    def _cadence(self, step_seconds: float) -> int:
-        if step_seconds <= 0.0:
-            return LONGEST
-        return min(LONGEST, max(1, round(self.cost / (MAX_SHARE * step_seconds))))
+
+def cadence(cost: float, step_seconds: float) -> int:
+    """Ticks between two measurements of this cost in seconds, so that they take ``MAX_SHARE`` of the run."""
+    if step_seconds <= 0.0:
+        return LONGEST
+    return min(LONGEST, max(1, round(cost / (MAX_SHARE * step_seconds))))

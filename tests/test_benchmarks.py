@@ -1,0 +1,56 @@
+"""Every benchmark runs as its docstring says and writes what a program can read; no figure is tested."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(name: str, *arguments: str) -> str:
+    """Standard output of a benchmark."""
+    command = [sys.executable, str(BENCHMARKS / name), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+
+
+@pytest.fixture(scope="module")
+def overhead(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Table and JSON of a short run."""
+    written = tmp_path_factory.mktemp("benchmarks") / "overhead.json"
+    table = run("overhead.py", "--ticks", "100", "--seed", "3", "--json", str(written))
+    return table, json.loads(written.read_text(encoding="utf-8"))
+
+
+def test_overhead_gives_every_arm_part_and_step_length(overhead: tuple[str, dict[str, Any]]) -> None:
+    _, result = overhead
+    assert result["benchmark"] == "overhead"
+    assert (result["ticks"], result["seed"]) == (100, 3)
+    assert {"processor", "cores", "python", "torch"} <= result["machine"].keys()
+    arms = {"empty_hooks", "observe", "act"}
+    assert result["extra_us"].keys() == result["extra_quartiles_us"].keys() == arms
+    parts = {"signals", "monitors", "engine", "journal", "metrics", "loop", "rest"}
+    assert result["parts_us"].keys() == parts
+    assert [step["step_ms"] for step in result["at_step"]] == [1, 10, 20, 100]
+
+
+def test_overhead_measures_a_healthy_run_whose_parts_add_up(overhead: tuple[str, dict[str, Any]]) -> None:
+    _, result = overhead
+    assert result["decisions"] == 0, "an act would be measured with the ticks"
+    assert min(result[once] for once in ("bare_us", "norms_us", "snapshot_us", "journal_thread_us")) > 0
+    assert min(us for part, us in result["parts_us"].items() if part != "rest") > 0
+    for step in result["at_step"]:
+        parts = step["tick_us"] + step["norms_us"] + step["snapshots_us"]
+        assert step["total_us"] == pytest.approx(parts, abs=0.2)
+        assert step["share"] == pytest.approx(step["total_us"] / (1000 * step["step_ms"]), abs=1e-4)
+
+
+def test_overhead_shows_a_table_to_people(overhead: tuple[str, dict[str, Any]]) -> None:
+    table, _ = overhead
+    for words in ("beyond it: act", "monitors", "one snapshot", "20 ms", "%"):
+        assert words in table
