@@ -71,7 +71,7 @@ def assemble_cycle(
     notices: list[str] = []
     trained = [p for group in run.optimizer.param_groups for p in group["params"] if p.requires_grad]
     acting = policy.mode is Mode.ACT
-    if acting and (notice := run.ring.fit([p.detach() for p in trained])):
+    if acting and (notice := _fit(run, trained)):
         notices.append(notice)
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":
@@ -88,6 +88,16 @@ def assemble_cycle(
         clock=clock,
     )
     return cycle, notices
+
+
+def _fit(run: Run, trained: list[torch.Tensor]) -> str | None:
+    """Fit the ring into memory, alike on all processes: they must have the same snapshots to go back to."""
+    notice = run.ring.fit([p.detach() for p in trained], sharers=run.ranks.on_this_host())
+    fits = run.ranks.gather(run.ring.keep)
+    if min(fits) < run.ring.keep:
+        run.ring.keep = min(fits)
+        notice = f"process {fits.index(run.ring.keep)} has memory for {run.ring.keep} snapshots: all keep as many"
+    return notice
 
 
 class NoDetectors:

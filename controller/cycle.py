@@ -13,8 +13,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from accelerate.utils import find_batch_size
 
 from ..monitors.types import Sample
 from ..policies.policy import Policy
-from ..policies.types import Decision, Outcome, Status
+from ..policies.types import Decision, Outcome, Result, Status, Verdict
 from .actuators.act import carry_out
 from .actuators.rollback import moment_of
 from .loader import Feed
@@ -51,7 +52,7 @@ class Command:
     """What rank 0 has all processes do at the next batch request."""
 
     decision: Decision | None = None
-    withdraw: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class Cycle:
@@ -95,6 +96,7 @@ class Cycle:
         self._pending = Command()
         self._command_due = False
         self._snapshot_due = snapshots
+        self._snapshot_asked = False  # a flag that is on its way must not be raised a second time
         self._skipped = False
         self._stop_told = False
         self._healthy = True
@@ -151,9 +153,7 @@ class Cycle:
         run, sample = self.run, self._sample
         decision = None if self._pilot is None else self._pilot.judge_step(sample)
         if run.ranks.world > 1:
-            norm = sample.signals.get("grad_norm", 0.0)
-            suspicious = not _finite(sample.signals.get("loss", 0.0)) or not _finite(norm) or norm == 0.0
-            decision = run.ranks.share(decision) if suspicious else None
+            decision = self._share_if_suspicious(decision)
         if decision is None:
             return
         if not any(action.name == "skip_step" for action in decision.actions):
@@ -164,11 +164,25 @@ class Cycle:
         if self._pilot is not None:
             self._pilot.settle(outcome)
 
+    def _share_if_suspicious(self, decision: Decision | None) -> Decision | None:
+        """Rank 0's decision, at once, where the numbers that all ranks see may call for one.
+
+        What it decides on other grounds (an alarm that lasts, say) waits for the next batch request.
+        """
+        signals = self._sample.signals
+        if signals.get("grad_norm") == 0.0 or not all(map(math.isfinite, signals.values())):
+            shared: Decision | None = self.run.ranks.share(decision)
+            return shared
+        self._hold(decision)
+        return None
+
     def _control(self) -> float:
         if self._pilot is None:
             return 0.0
         command = COMMAND if self._pending != Command() else 0
-        wanted = self._pilot.acting and self._healthy and self.run.ring.due(self.run.clock.tick + 1)
+        due = self._pilot.acting and self._healthy and self.run.ring.due(self.run.clock.tick + 1)
+        wanted = due and not self._snapshot_asked
+        self._snapshot_asked = self._snapshot_asked or wanted
         return float(command | (SNAPSHOT if wanted else 0))
 
     def _heed(self, sample: Sample) -> None:
@@ -226,17 +240,14 @@ class Cycle:
             return
         decision, self._healthy = self._pilot.judge(sample)
         self.run.ring.judged(sample.tick, self._healthy)
-        withdraw = tuple(self._pilot.take_failed())
-        for failed in withdraw:
-            self.run.ring.unpin(failed)
-        self._hold(decision, withdraw)
+        self._hold(decision, self._pilot.take_verdicts())
 
-    def _hold(self, decision: Decision | None, withdraw: tuple[str, ...] = ()) -> None:
+    def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
         """Keep what was decided until all processes can do it: with one process that is the next request."""
-        if self._pilot is None or (decision is None and not withdraw):
+        if self._pilot is None or (decision is None and not verdicts):
             return
         kept = self._pending
-        self._pending = Command(decision or kept.decision, kept.withdraw + withdraw)
+        self._pending = Command(decision or kept.decision, (*kept.verdicts, *verdicts))
         self._command_due = self._command_due or self.run.ranks.world == 1
 
     # -- between two steps ------------------------------------------------------------------------
@@ -279,10 +290,13 @@ class Cycle:
     def _obey(self, command: Command) -> None:
         run = self.run
         touched: set[str] = set()
-        for decision in command.withdraw:
-            touched |= run.layers.withdraw(decision)
+        for verdict in command.verdicts:
+            run.ring.unpin(verdict.decision_id)
+            if verdict.result is not Result.DID_NOT_HELP:
+                continue
+            touched |= run.layers.withdraw(verdict.decision_id)
             if run.feed is not None:
-                run.feed.take_again(decision)
+                run.feed.take_again(verdict.decision_id)
         if run.mix is not None and any(name.startswith("weight/") for name in touched):
             run.mix.apply_now(run.clock.tick + 1)
         if command.decision is None:
@@ -320,6 +334,7 @@ class Cycle:
 
     def _snapshot(self, feed: Feed) -> None:
         began = self._clock()
+        self._snapshot_asked = False
         run = self.run
         moment = moment_of(run, feed, feed.last)
         snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
@@ -354,6 +369,3 @@ def _gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return torch.nn.utils.get_total_norm(gradients)
 
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0

@@ -11,7 +11,7 @@ from ..monitors.bank import MonitorBank, Readings
 from ..monitors.types import Health, Sample
 from ..policies.engine import Engine, Turn
 from ..policies.policy import Mode, Policy
-from ..policies.types import Decision, Disposition, Outcome, Result, Status
+from ..policies.types import Decision, Disposition, Outcome, Status, Verdict
 from .journal.store import Journal, JournalError
 from .metrics import Metrics
 
@@ -38,7 +38,7 @@ class Pilot:
         self.policy = policy
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
-        self.failed: list[str] = []
+        self._verdicts: list[Verdict] = []
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
@@ -90,10 +90,10 @@ class Pilot:
         """Write down something that is neither a sample nor a decision."""
         self._write(self._journal.event, kind, tick, detail)
 
-    def take_failed(self) -> list[str]:
-        """Decisions whose verdict was that they did not help: their overrides are to be withdrawn."""
-        failed, self.failed = self.failed, []
-        return failed
+    def take_verdicts(self) -> list[Verdict]:
+        """Verdicts since the last call: what did not help is to be withdrawn, and nothing waits any more."""
+        verdicts, self._verdicts = self._verdicts, []
+        return verdicts
 
     def _take(self, turn: Turn, sample: Sample | None) -> Decision | None:
         for change in turn.phases:
@@ -106,8 +106,7 @@ class Pilot:
             self._write(self._journal.verdict, verdict)
             self._metrics.verdict(verdict, decision)
             log.warning("%s: %s (%s)", decision.id, verdict.result.value.replace("_", " "), verdict.reason)
-            if verdict.result is Result.DID_NOT_HELP:
-                self.failed.append(decision.id)
+            self._verdicts.append(verdict)
         act: Decision | None = None
         for decision in turn.decisions:
             self._decided[decision.id] = decision

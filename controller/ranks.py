@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 MAX_VECTOR_BYTES = 1024
 
@@ -59,7 +63,30 @@ class Ranks:
         dist.all_gather_object(box, value)
         return box
 
-    def wait(self) -> None:
-        """Until every rank has come here."""
-        if self.world > 1:
-            dist.barrier()
+    def together(self, part: Callable[[], T]) -> T:
+        """Run a part on every rank; where it fails on one, it fails on all.
+
+        What a rank alone can fail in (a disk, say) must not end its act before an exchange in which the
+        others wait for it.
+
+        Raises:
+            FailedElsewhere: it failed, but not here; where it failed here the error itself is raised.
+        """
+        try:
+            result = part()
+        except Exception as error:
+            self.gather(f"{type(error).__name__}: {error}")
+            raise
+        failures = [f"on process {n}: {told}" for n, told in enumerate(self.gather(None)) if told is not None]
+        if failures:
+            raise FailedElsewhere("; ".join(failures))
+        return result
+
+    def on_this_host(self) -> int:
+        """How many of the processes share this machine's memory."""
+        hosts = self.gather(socket.gethostname())
+        return hosts.count(hosts[self.rank])
+
+
+class FailedElsewhere(RuntimeError):
+    """Another process failed in what all do together."""

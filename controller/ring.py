@@ -39,7 +39,7 @@ class Snapshot:
     tensors: list[torch.Tensor]
     small: SmallState
     good: bool = False
-    pins: set[str] = field(default_factory=set)
+    pinned_by: str | None = None
 
     @property
     def tick(self) -> int:
@@ -105,13 +105,14 @@ class Ring:
         """Whether a snapshot is to be taken at this tick."""
         return self.keep > 0 and (self._last < 0 or tick - self._last >= self._cadence)
 
-    def fit(self, tensors: Iterable[torch.Tensor], moments: int = 2) -> str | None:
+    def fit(self, tensors: Iterable[torch.Tensor], moments: int = 2, sharers: int = 1) -> str | None:
         """Lower ``keep`` to what free memory holds; says so, or None where all is well.
 
-        ``moments`` is how many further tensors of a parameter's size the optimizer will make.
+        ``moments`` is how many further tensors of a parameter's size the optimizer will make, ``sharers``
+        how many processes of this run keep snapshots in the same memory.
         """
         size = sum(t.numel() * t.element_size() for t in tensors) * (1 + moments)
-        fits = int(MEMORY_SHARE * self._available() / size) - 1 if size else self.keep
+        fits = int(MEMORY_SHARE * self._available() / sharers / size) - 1 if size else self.keep
         if fits >= self.keep:
             return None
         before, self.keep = self.keep, max(0, fits)
@@ -168,15 +169,18 @@ class Ring:
         self._last = tick
 
     def pin(self, tick: int, decision: str) -> None:
-        """Keep the snapshot of this tick until ``unpin(decision)``."""
+        """Keep the snapshot of this tick until ``unpin(decision)``, or until another decision's is pinned.
+
+        One act is on trial at a time, and not every act gets a verdict: pins never add up.
+        """
         for snapshot in self._snapshots:
-            if snapshot.tick == tick:
-                snapshot.pins.add(decision)
+            snapshot.pinned_by = decision if snapshot.tick == tick else None
 
     def unpin(self, decision: str) -> None:
-        """Nothing waits for the snapshots that a decision had pinned."""
+        """Nothing waits for the snapshot that a decision had pinned."""
         for snapshot in self._snapshots:
-            snapshot.pins.discard(decision)
+            if snapshot.pinned_by == decision:
+                snapshot.pinned_by = None
 
     def _evict(self, now: int) -> None:
         self._remove(least_useful(self._snapshots, now, self.reach))
@@ -201,7 +205,7 @@ def least_useful(snapshots: Sequence[Snapshot], now: int, reach: int) -> Snapsho
     The newest one always stays, and so does the oldest until it is beyond reach and the next one covers
     half of it: in between, the one is dropped whose neighbours' ages are nearest to each other.
     """
-    free = [s for s in snapshots[:-1] if not s.pins]
+    free = [s for s in snapshots[:-1] if s.pinned_by is None]
     if not free:
         return snapshots[0]
     if len(free) > 1 and now - free[0].tick > reach and now - free[1].tick >= reach / 2:

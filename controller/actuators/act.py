@@ -50,12 +50,19 @@ def carry_out(run: Run, decision: Decision) -> Outcome:
         except Exception as error:  # no failing act may kill the training
             log.exception("%s failed", action.name)
             failure = (Status.FAILED, f"{action.name}: {type(error).__name__}: {error}")
-        failures = [f for f in run.ranks.gather(failure) if f is not None]
-        if failures:
+        answers = run.ranks.gather(failure)
+        if any(answers):
             for done in reversed(effects):
                 done.undo()
-            status, reason = failures[0]
+            status, reason = _agreed(answers)
             return Outcome(decision.id, status, tick, reason)
     for effect in effects:
         effect.commit()
     return Outcome(decision.id, Status.APPLIED, tick, facts=facts, details=details)
+
+
+def _agreed(answers: list[tuple[Status, str] | None]) -> tuple[Status, str]:
+    """One outcome of what several processes say; it names the process where not all say the same."""
+    failures = [(rank, *answer) for rank, answer in enumerate(answers) if answer is not None]
+    rank, status, reason = failures[0]
+    return status, reason if len(failures) == len(answers) else f"on process {rank}: {reason}"

@@ -26,19 +26,22 @@ def save(run: Run, name: str) -> Path:
     """Write a checkpoint that is complete or not there at all: under a temporary name, then renamed."""
     final = run.directory / FOLDER / name
     partial = final.with_name(f".{name}.partial")
-    if run.ranks.main:
+
+    def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    run.ranks.wait()
-    run.accelerator.save_state(str(partial))
-    run.ranks.wait()
-    if run.ranks.main:
+
+    def finish() -> None:
         (partial / STATE).write_text(json.dumps(_own_state(run)), encoding="utf-8")
         _sync(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         _sync_folder(final.parent)
-    run.ranks.wait()
+
+    ranks = run.ranks
+    ranks.together(lambda: begin() if ranks.main else None)
+    ranks.together(lambda: run.accelerator.save_state(str(partial)))
+    ranks.together(lambda: finish() if ranks.main else None)
     return final
 
 

@@ -31,5 +31,9 @@ def reweight(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     if sum(mix.wanted(tick).values()) <= 0.0:
         run.layers.withdraw(decision.id)
         raise Refused(f"without {source!r} no source would be left to draw from")
-    mix.apply_now(tick)
+    try:
+        mix.apply_now(tick)
+    except Exception:
+        undo()
+        raise
     return Effect({"weights_before": before, "weights_after": dict(mix.applied)}, undo=undo)

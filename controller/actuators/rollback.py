@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +18,10 @@ from ..run import Run
 from ..training_state import SmallState
 from .effect import Effect, Refused
 
+log = logging.getLogger("midcourse")
+
+T = TypeVar("T")
+
 FORWARD, SKIP = "forward", "skip"
 
 
@@ -28,8 +33,8 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     if target is None:
         raise Refused(_why_none(run, decision, params["to"]))
     data = params["data"] if run.rewinds is None and target.moment.place is not None else FORWARD
-    saved = _Saved.of(run)
-    left_out = _restore(run, decision, target, data)
+    saved = Saved.of(run)
+    left_out = saved.or_put_back(run, lambda: _restore(run, decision, target, data))
     details = {
         "target_tick": target.tick,
         "target_step": target.moment.step,
@@ -49,7 +54,10 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         if data != FORWARD:
             run.trail.clear()
         for told in run.on_rollback:
-            told(saved.moment.step, run.clock.step)
+            try:
+                told(saved.moment.step, run.clock.step)
+            except Exception:  # the loop's own logger must not end its training
+                log.exception("a callback given to on_rollback failed")
 
     return Effect(details, undo=lambda: saved.put_back(run), commit=commit, facts=target.moment.facts)
 
@@ -126,7 +134,7 @@ def _why_none(run: Run, decision: Decision, to: Any) -> str:
 
 
 @dataclass(slots=True)
-class _Saved:
+class Saved:
     """The state before the act, so that a failing part of it can be taken back."""
 
     tensors: list[torch.Tensor]
@@ -137,7 +145,8 @@ class _Saved:
     history: Mapping[str, Any] | None
 
     @classmethod
-    def of(cls, run: Run) -> _Saved:
+    def of(cls, run: Run) -> Saved:
+        """The state at present, copied into the ring's spare buffer."""
         return cls(
             run.ring.copy(run.state.tensors()),
             run.state.small(),
@@ -147,7 +156,16 @@ class _Saved:
             None if run.mix is None else run.mix.state_dict(),
         )
 
+    def or_put_back(self, run: Run, part: Callable[[], T]) -> T:
+        """Run a part; if it fails half-way, this state is in force again."""
+        try:
+            return part()
+        except Exception:
+            self.put_back(run)
+            raise
+
     def put_back(self, run: Run) -> None:
+        """Make this state the present one; the tick, which never rewinds, goes on."""
         run.state.restore(self.tensors, self.small, rewind=True)
         run.detectors.load_state_dict(self.moment.detectors)
         run.clock.step, run.clock.branch = self.clock.step, self.clock.branch
