@@ -170,7 +170,7 @@ class Feed:
         self._after_pull = random_state
 
     def take_again(self, decision: str) -> None:
-        """Leave nothing out any more on account of a decision that did not help: the data was not at fault."""
+        """Leave nothing out any more for a decision that did not help: the data was not at fault."""
         self.left_out = [window for window in self.left_out if window.decision != decision]
 
     def refresh(self) -> None:
