@@ -96,7 +96,8 @@ def _fit(run: Run, trained: list[torch.Tensor]) -> str | None:
     fits = run.ranks.gather(run.ring.keep)
     if min(fits) < run.ring.keep:
         run.ring.keep = min(fits)
-        notice = f"process {fits.index(run.ring.keep)} has memory for {run.ring.keep} snapshots: all keep as many"
+        poorest = fits.index(run.ring.keep)
+        notice = f"process {poorest} has memory for {run.ring.keep} snapshots only: all keep as many"
     return notice
 
 

@@ -87,7 +87,8 @@ class Controller:
         self._say = say or _to_stderr
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self._ranks = Ranks(accelerator.num_processes, accelerator.process_index)
-        self._directory = Path(run_dir) if run_dir is not None else _default_directory()
+        directory = Path(run_dir) if run_dir is not None else _default_directory()
+        self._directory: Path = self._ranks.share(directory)  # the default is named after one process
         self._recorder = Recorder(
             sources, (*self._policy.signals, *signals), fixed=self._ranks.world > 1
         )
@@ -190,7 +191,10 @@ class Controller:
         self._wrapping.release()
         if self._cycle is not None:
             self._cycle.step_raised()
-            self._cycle.drain()
+            try:
+                self._cycle.drain()
+            except Exception:
+                log.exception("the last samples could not be judged")
         if self._records is not None:
             self._records.close()
 
@@ -286,7 +290,7 @@ class Controller:
         self._wrapping.steer(optimizer)
 
     def _train_on(self, feed: Feed | None) -> None:
-        """The first backward tells which loader trains: the one that gave the last batch."""
+        """This loader trains: the one that gave the last batch, or the one that was chosen."""
         assert self._cycle is not None
         run = self._cycle.run
         reading = [w.feed for w in self._loaders if w.feed.serving]
@@ -297,6 +301,7 @@ class Controller:
             raise ValueError(TWO_LOADERS)
         run.feed = feed
         run.rewinds = why_not_rewind(run, self._counters.owned)
+        run.mix = None
         if feed is not None and feed.mixture is not None:
             run.mix = Mix(feed.mixture, feed, run.layers)
             self._declare_sources()

@@ -92,10 +92,11 @@ class Cycle:
         self._on_feed = on_feed
         self._clock = clock
         self._pulled: Feed | None = None
+        self._fed = False
         self._begun = False
         self._pending = Command()
         self._command_due = False
-        self._snapshot_due = snapshots
+        self._snapshots = self._snapshot_due = snapshots
         self._snapshot_asked = False  # a flag that is on its way must not be raised a second time
         self._skipped = False
         self._stop_told = False
@@ -110,14 +111,36 @@ class Cycle:
     # -- the forward half -------------------------------------------------------------------------
 
     def backward(self, loss: torch.Tensor) -> None:
-        """A micro-batch's loss; the first one also tells which loader trains."""
-        if not self._begun:
-            self._begun = True
-            self._on_feed(self._pulled)
-        elif self._pulled is not self.run.feed and self.run.rewinds is None:
-            self.run.rewinds = TWO_LOADERS
-            log.error("%s; data is not rewound any more", TWO_LOADERS)
+        """A micro-batch's loss; a tick's first one also tells which loader trains.
+
+        Raises:
+            TrainingStopped: the run was stopped, and no loader of ours could end the loop.
+        """
+        if self.run.stopped is not None and not self._stop_told:
+            raise TrainingStopped(self.run.stopped)
+        if not self.recorder.micro_batches:
+            self._find_feed()
         self.recorder.backward(loss)
+
+    def _find_feed(self) -> None:
+        """Whose batch is trained on: the feed's that gave the last one and is still in its pass, or nobody's.
+
+        A resumed loop reads the rest of a pass from one loader and the later passes from another.
+        """
+        pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
+        known = self.run.feed
+        idle = known is None or not known.serving
+        if self._begun and (self._fed or pulled is known or (pulled is None and not idle)):
+            return
+        self._on_feed(pulled)
+        self._fed = self.run.feed is not None
+        if self._begun:
+            log.warning("another loader trains from now on: data is not rewound to a place before this one")
+            self.run.trail.clear()
+            self.run.ring.forget_places()
+        self._begun = True
+        if self.run.feed is None:
+            self._snapshot_if_due()
 
     def before_step(self) -> None:
         """Override the learning rate, measure, and let the guard judge before anything is updated."""
@@ -219,8 +242,10 @@ class Cycle:
         if run.layers:
             run.layers.expire(run.clock.tick + 1)
         run.ring.adapt(self._step_seconds)
+        self._pulled, self._fed = None, False
         if run.feed is None:
             self.at_rest()
+            self._snapshot_if_due()
 
     def step_raised(self) -> None:
         """The update did not happen: leave the user's learning rate as it was."""
@@ -307,13 +332,16 @@ class Cycle:
 
     def pulled(self, feed: Feed, batch: Any) -> None:
         """A batch is on its way to the loop: count it, and take a snapshot if one is due."""
+        if not self._begun and feed is not self._pulled:
+            # An evaluation may come first, but it is the training loader's first batch that is returned to.
+            self._snapshot_due = self._snapshots
+        self._pulled = feed
         if self._begun and feed is not self.run.feed:
             return
-        self._pulled = feed
+        self._fed = True
         self.recorder.examples += find_batch_size(batch) or 0
-        if self._snapshot_due and not self.recorder.micro_batches and self.run.ring.keep:
-            self._snapshot_due = False
-            self._snapshot(feed)
+        if not self.recorder.micro_batches:
+            self._snapshot_if_due(feed)
 
     def entered(self, feed: Feed) -> None:
         """A pass begins: if epoch-end code has stepped a scheduler, a later rewind must do so too."""
@@ -332,11 +360,13 @@ class Cycle:
         if epoch in self._schedule_at:
             self.run.state.restore_schedule(*self._schedule_at[epoch])
 
-    def _snapshot(self, feed: Feed) -> None:
+    def _snapshot_if_due(self, feed: Feed | None = None) -> None:
+        if not self._snapshot_due or not self.run.ring.keep:
+            return
         began = self._clock()
-        self._snapshot_asked = False
+        self._snapshot_due = self._snapshot_asked = False
         run = self.run
-        moment = moment_of(run, feed, feed.last)
+        moment = moment_of(run, feed, None if feed is None else feed.last)
         snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
         # With delayed signals this tick's sample is still on its way: it decides when it comes.
         snapshot.good = self._healthy and (self._transport is None or snapshot.tick == 0)

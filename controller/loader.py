@@ -84,10 +84,14 @@ class Feed:
     Args:
         loader: What ``accelerator.prepare`` (or ``skip_first_batches``) returned.
         desk: Asked before and told after every batch.
+        base: The loader of which ``skip_first_batches`` made this one; None where it was prepared itself.
+        skipped: Batches that it leaves out at the start of each pass.
     """
 
-    def __init__(self, loader: Any, desk: Desk) -> None:
+    def __init__(self, loader: Any, desk: Desk, base: Any = None, skipped: int = 0) -> None:
         self.loader = loader
+        self._base = loader if base is None else base
+        self._skipped = skipped
         self.mixture: Mixture | None = find_mixture(loader)
         self.left_out: list[Window] = []
         self._desk = desk
@@ -118,7 +122,7 @@ class Feed:
     @property
     def draws_per_batch(self) -> int:
         """Examples that all processes together take for one batch each."""
-        return int(self.loader.total_batch_size)
+        return int(self._base.total_batch_size)
 
     @property
     def draw(self) -> int:
@@ -129,7 +133,9 @@ class Feed:
     def draw_at(self, place: Place) -> int:
         """Position in the mixture's stream at which a place begins."""
         assert self.mixture is not None
-        return place.epoch * self.mixture.epoch_size + place.batch * self.draws_per_batch
+        drawn = (self._skipped_batches() + place.batch) * self.draws_per_batch
+        # The last batch of a pass may be smaller than the others.
+        return place.epoch * self.mixture.epoch_size + min(drawn, self.mixture.epoch_size)
 
     def serve(self) -> Iterator[Any]:
         """One pass of the user's loop; after a rewind it may hold the end of an earlier pass too.
@@ -178,13 +184,17 @@ class Feed:
         self.rewind(self._place, self.random_state())
 
     def random_state(self) -> rng.RandomState:
-        """The random state of the moment, the loader's own generators included."""
-        return rng.capture(self._generators())
+        """The random state of the moment, the loader's own generators included.
+
+        After a rewind that is the state to come back to, not what drawing the order anew has left.
+        """
+        return self._after_pull or rng.capture(self._generators())
 
     def _pull(self, last: int) -> Any:
         while True:
             batch = next(self._batches, _END)
             if batch is _END:
+                self._restore_random_state()
                 self._finish_pass()
                 if self._place.epoch >= last:
                     return _END
@@ -195,10 +205,14 @@ class Feed:
             self._place = Place(self._place.epoch, self._place.batch + 1, self._place.origin)
             if any(window.holds(key) for window in self.left_out):
                 continue
-            if self._after_pull is not None:
-                rng.restore(self._after_pull, self._generators())
-                self._after_pull = None
+            self._restore_random_state()
             return batch
+
+    def _restore_random_state(self) -> None:
+        """A rewind is complete once its first batch has come, or the pass has none left."""
+        if self._after_pull is not None:
+            rng.restore(self._after_pull, self._generators())
+            self._after_pull = None
 
     def _begin_pass(self) -> int:
         """Open the pass that the loop asks for; returns its number, after which the loop's pass ends."""
@@ -235,11 +249,20 @@ class Feed:
         if hasattr(self.loader, "iteration"):
             self.loader.iteration = place.epoch
         if self.mixture is not None:
-            if place.batch:
-                self.mixture.sampler.seek(self.draw_at(place))
+            self._seek(place)
         elif place.batch:
             self._source = skip_first_batches(self.loader, place.batch * self._base_batches())
         self._batches = iter(self._source)
+
+    def _seek(self, place: Place) -> None:
+        """Have the mixture's next pass begin at a place; at the end of one there is none to begin."""
+        assert self.mixture is not None
+        if self.draw_at(place) == (place.epoch + 1) * self.mixture.epoch_size:
+            self._source = ()
+        else:
+            # What the loader itself skips comes on top.
+            skipped = self._skipped_batches() * self.draws_per_batch
+            self.mixture.sampler.seek(self.draw_at(place) - skipped)
 
     def _close(self) -> None:
         close = getattr(self._batches, "close", None)
@@ -251,8 +274,8 @@ class Feed:
         self._batches = iter(())
 
     def _finish_pass(self) -> None:
-        # A skipping copy counted its own pass; the loader itself must count it too.
-        if self._source is not self.loader and hasattr(self.loader, "iteration"):
+        # A skipping copy counted its own pass, and one that was rewound to its end counted nothing.
+        if self._place.batch and getattr(self.loader, "iteration", None) == self._place.epoch:
             self.loader.iteration = self._place.epoch + 1
 
     def _epoch_of_loader(self) -> int:
@@ -261,6 +284,9 @@ class Feed:
     def _generators(self) -> tuple[torch.Generator, ...]:
         own = getattr(self.loader, "synchronized_generator", None)
         return (own,) if isinstance(own, torch.Generator) else ()
+
+    def _skipped_batches(self) -> int:
+        return self._skipped // self._base_batches()
 
     def _base_batches(self) -> int:
         # A dispatcher counts the base loader's batches, of which each step takes one a process.
@@ -275,9 +301,9 @@ _END = object()
 class WatchedLoader(wrapt.ObjectProxy[Any]):
     """A prepared loader whose iteration goes through a feed; in all else it is that loader."""
 
-    def __init__(self, loader: Any, desk: Desk) -> None:
+    def __init__(self, loader: Any, desk: Desk, base: Any = None, skipped: int = 0) -> None:
         super().__init__(loader)
-        self._self_feed = Feed(loader, desk)
+        self._self_feed = Feed(loader, desk, base, skipped)
 
     @property
     def feed(self) -> Feed:

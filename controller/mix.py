@@ -33,7 +33,7 @@ class Mix:
         self._layers = layers
         self._base = dict(mixture.base_weights)
         self._total = sum(self._base.values())
-        self._applied = dict(self._base)
+        self._applied = mixture.weights_at(feed.draw)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -72,6 +72,11 @@ class Mix:
     def rewind(self, place: Place, tick: int) -> None:
         """Before the feed goes back: forget the abandoned branch's weights, put those of now in force."""
         self._set(self.wanted(tick), self._feed.draw_at(place))
+
+    def put_back(self, state: Mapping[str, Any]) -> None:
+        """Take over a state from ``state_dict`` for the very next batch, as if nothing had been changed since."""
+        self.load_state_dict(state)
+        self._feed.refresh()
 
     def state_dict(self) -> dict[str, Any]:
         """The mixture's weight history and the weights in force, as JSON."""

@@ -122,8 +122,13 @@ class Ring:
         )
 
     def take(self, tensors: Sequence[torch.Tensor], small: SmallState, moment: Moment) -> Snapshot:
-        """Copy a training state into a free buffer and keep it; the least useful snapshot makes room."""
+        """Copy a training state into a free buffer and keep it; the least useful snapshot makes room.
+
+        A tick has one snapshot: a later one takes the place of an earlier.
+        """
         began = self._clock()
+        for older in [s for s in self._snapshots if s.tick == moment.tick]:
+            self._remove(older)
         if len(self._snapshots) >= self.keep:
             self._evict(moment.tick)
         snapshot = Snapshot(moment, self.copy(tensors), small)
@@ -167,6 +172,11 @@ class Ring:
         for newer in [s for s in self._snapshots if s.tick > snapshot.tick]:
             self._remove(newer)
         self._last = tick
+
+    def forget_places(self) -> None:
+        """Another loader trains: the snapshots' places in the data are none of its."""
+        for snapshot in self._snapshots:
+            snapshot.moment.place = None
 
     def pin(self, tick: int, decision: str) -> None:
         """Keep the snapshot of this tick until ``unpin(decision)``, or until another decision's is pinned.

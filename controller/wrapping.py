@@ -117,7 +117,7 @@ class Wrapping:
         self, original: Callable[..., Any], dataloader: Any, num_batches: int = 0
     ) -> Any:
         inner = dataloader.__wrapped__ if type(dataloader) is WatchedLoader else dataloader
-        return WatchedLoader(original(inner, num_batches), self._listener)
+        return WatchedLoader(original(inner, num_batches), self._listener, inner, num_batches)
 
     def _step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:

@@ -33,9 +33,8 @@ class Ranks:
         """Call ``job`` in both processes; raises AssertionError if one fails or does not come back."""
         if not self._processes:
             self._start()
-        meeting = Path(tempfile.mkdtemp()) / "store"
         for jobs in self._jobs:
-            jobs.put((meeting, job, args, kwargs))
+            jobs.put((job, args, kwargs))
         answers: dict[int, tuple[bool, Any]] = {}
         try:
             while len(answers) < 2:
@@ -59,38 +58,39 @@ class Ranks:
 
     def _start(self) -> None:
         context = get_context("spawn")
+        store = Path(tempfile.mkdtemp()) / "store"
         self._results = context.Queue()
         self._jobs = [context.Queue() for _ in range(2)]
         self._processes = [
-            context.Process(target=_serve, args=(rank, self._jobs[rank], self._results), daemon=True)
+            context.Process(target=_serve, args=(rank, store, self._jobs[rank], self._results), daemon=True)
             for rank in range(2)
         ]
         for process in self._processes:
             process.start()
 
 
-def _serve(rank: int, jobs: Any, results: Any) -> None:
+def _serve(rank: int, store: Path, jobs: Any, results: Any) -> None:
     os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")  # Accelerate reads them; nobody listens
     import torch
     import torch.distributed as dist
+    from accelerate.state import PartialState
 
     torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=store.as_uri(),
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=HANGS_AFTER / 2),
+    )
+    # The end of a training would destroy the group that the next job needs.
+    PartialState.destroy_process_group = lambda self, group=None: None
     while True:
         faulthandler.cancel_dump_traceback_later()
-        meeting, job, args, kwargs = jobs.get()
+        job, args, kwargs = jobs.get()
         faulthandler.dump_traceback_later(HANGS_AFTER - 5.0)
-        # The end of a training destroys the group, so each job gets its own.
-        dist.init_process_group(
-            "gloo",
-            init_method=meeting.as_uri(),
-            rank=rank,
-            world_size=2,
-            timeout=timedelta(seconds=HANGS_AFTER / 2),
-        )
         try:
             results.put((rank, True, job(*args, **kwargs)))
         except BaseException:
             results.put((rank, False, traceback.format_exc()))
-        if dist.is_initialized():
-            dist.destroy_process_group()
