@@ -74,7 +74,7 @@ class Mix:
         self._set(self.wanted(tick), self._feed.draw_at(place))
 
     def put_back(self, state: Mapping[str, Any]) -> None:
-        """Take over a state from ``state_dict`` for the very next batch, as if nothing had been changed since."""
+        """Take over a state from ``state_dict`` for the very next batch: what changed since is undone."""
         self.load_state_dict(state)
         self._feed.refresh()
 

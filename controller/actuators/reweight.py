@@ -21,11 +21,11 @@ def reweight(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     if source not in mix.names:
         raise Refused(f"no source {source!r} in the mixture; it has {', '.join(mix.names)}")
     kind, value = (Kind.SET, params["to"]) if params["to"] is not None else (Kind.SCALE, params["scale"])
-    before = dict(mix.applied)
+    before, state = dict(mix.applied), mix.state_dict()
 
     def undo() -> None:
         run.layers.withdraw(decision.id)
-        mix.apply_now(tick)
+        mix.put_back(state)
 
     run.layers.add(Layer(decision.id, target(source), kind, value, tick, params["hold"], params["ramp"]))
     if sum(mix.wanted(tick).values()) <= 0.0:
