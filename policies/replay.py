@@ -45,13 +45,20 @@ def replay(policy: Policy, events: Iterable[Event]) -> Turn:
     engine = Engine(policy, bank.lateness)
     targets = {_target(event) for event in recorded} - {None}
     states: dict[int, dict[str, Any]] = {}
+    skipped: list[Outcome] = []
     said = Turn()
     for event in recorded:
         if isinstance(event, Sample):
             said.extend(engine.judge_step(event, bank.judge_step(event)))
+            for outcome in skipped:
+                said.extend(engine.record(outcome))
+            skipped.clear()
             said.extend(engine.tick(event, bank.update(event)))
             if event.tick in targets:
                 states[event.tick] = bank.state_dict()
+        elif isinstance(event, Outcome) and _target(event) is None and not _answers(event, engine):
+            # A step is skipped before its sample is complete, so this outcome was written before the sample.
+            skipped.append(event)
         elif isinstance(event, Outcome):
             said.extend(engine.record(event))
             target = _target(event)
@@ -64,6 +71,10 @@ def replay(policy: Policy, events: Iterable[Event]) -> Turn:
         else:
             said.extend(engine.command(event.command, event.tick))
     return said
+
+
+def _answers(outcome: Outcome, engine: Engine) -> bool:
+    return engine.in_flight is not None and engine.in_flight.id == outcome.decision_id
 
 
 def _target(event: Event) -> int | None:

@@ -34,7 +34,7 @@ ACTUATORS: dict[str, Actuator] = {
 
 def carry_out(run: Run, decision: Decision) -> Outcome:
     """Apply the actions in their order; if one fails on any process, all that was done is taken back."""
-    tick = run.clock.tick
+    tick = max(run.clock.tick, decision.tick)  # a step is skipped before its tick is counted
     effects: list[Effect] = []
     details: dict[str, Any] = {}
     facts: Facts = {}
