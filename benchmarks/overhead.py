@@ -6,11 +6,12 @@
     python benchmarks/overhead.py --json [OUT]        the same for programs
 
 A real Accelerate loop on one CPU thread trains a tiny model on three sources, in several arms: alone, with
-two empty optimizer hooks, watched (observe) and steered (act). The arms take turns of some ticks in
-one process, so that a busy machine slows all of them alike, and each turn is compared with the bare
-loop's turn beside it: the figures are medians of those differences. A second pair of arms has timers around
-the functions of every part; "rest" is what they do not add up to: proxies, hooks, and what timers disturb.
-The journal's thread works beside the loop: its CPU time comes extra.
+two empty optimizer hooks, watched (observe), steered (act), and steered with timers around its parts. The
+arms take turns of a few ticks in one process, so that a busy machine slows all of them alike, and each turn
+is compared with the bare loop's turn beside it: the figures are medians of those differences. They are CPU
+time of the training thread, which other programs disturb least; where it may wait, for the journal's thread
+to let go of the interpreter, that thread's own time is given. "rest" is what the parts do not add up to:
+proxies, hooks, and what timers disturb.
 """
 
 from __future__ import annotations
@@ -31,21 +32,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from common import add_json_argument, columns, give, machine
-from timers import Lap, Methods, Timers
+from timers import Lap, Timers
 from torch.utils.data import TensorDataset
 
 from midcourse import Controller, Mixture
-from midcourse.controller import cycle
-from midcourse.controller.cycle import Cycle
 from midcourse.controller.journal.reader import JournalReader
-from midcourse.controller.journal.store import Journal
-from midcourse.controller.metrics import Metrics
-from midcourse.controller.norms import Norms, cadence
-from midcourse.controller.pilot import Pilot
+from midcourse.controller.norms import cadence
 from midcourse.controller.ring import Ring
-from midcourse.controller.signals import Recorder
-from midcourse.monitors.bank import MonitorBank
-from midcourse.policies.engine import Engine
 from midcourse.policies.model import Mode
 from midcourse.policies.policy import load_policy
 
@@ -56,20 +49,7 @@ NEVER = 10**9  # ticks between measurements of the norms, where they are to stay
 BATCH = 16
 FEATURES = 16
 
-PARTS: Methods = {
-    "signals": [
-        (Recorder, "backward grad_norm log log_examples host_vector clear"),
-        (cycle, "unpack _gradient_norm find_batch_size"),
-    ],
-    "monitors": [(MonitorBank, "judge_step update")],
-    "engine": [(Engine, "judge_step tick")],
-    "journal": [(Journal, "sample transition phase"), (Pilot, "_follow_health")],
-    "metrics": [(Metrics, "sample overhead override snapshot")],
-    "norms": [(Norms, "before_step after_step")],
-    "snapshots": [(Cycle, "_snapshot")],
-    "loop": [(Controller, "before_step after_step requested pulled backward clipped log log_examples")],
-}
-"""What is timed; "loop" is what the controller's own entrances take beyond the parts that they call."""
+PARTS = ("signals", "monitors", "engine", "journal", "metrics", "loop")
 
 Control = Callable[[Accelerator], Controller]
 
@@ -125,8 +105,40 @@ def controlled(mode: Mode, run_dir: Path, norms_every: int) -> Control:
     )
 
 
+def timed(timers: Timers, control: Control) -> Control:
+    """The same controller with timers around its parts; "loop" is what its own entrances take beyond them."""
+
+    def make(accelerator: Accelerator) -> Controller:
+        controller = control(accelerator)
+        prepared = controller.prepared
+
+        def then_watch(*parts: Any) -> None:
+            prepared(*parts)
+            cycle, records = controller._cycle, controller._records
+            assert cycle is not None
+            assert records is not None
+            pilot = records.pilot
+            timers.watch("signals", controller._recorder, "backward grad_norm log log_examples clear")
+            timers.watch("signals", cycle, "_exchange_now")
+            timers.watch("monitors", pilot.bank, "judge_step update")
+            timers.watch("engine", pilot.engine, "judge_step tick")
+            timers.watch("journal", records.journal, "sample transition phase")
+            timers.watch("journal", pilot, "_follow_health")
+            timers.watch("metrics", records.metrics, "sample overhead override snapshot")
+            timers.watch("norms", cycle._norms, "before_step after_step")
+            timers.watch("snapshots", cycle, "_snapshot_if_due")
+            timers.watch("copies", cycle.run.ring, "take")
+
+        timers.watch("loop", controller, "backward clipped before_step after_step requested pulled")
+        timers.watch("loop", controller, "log log_examples")
+        controller.prepared = then_watch  # type: ignore[method-assign, assignment]
+        return controller
+
+    return make
+
+
 def take_turns(
-    arms: Mapping[str, Iterator[None]], turns: int, seed: int, each: Callable[[str], None] = lambda arm: None
+    arms: Mapping[str, Iterator[None]], turns: int, seed: int, each: Callable[[str], None]
 ) -> dict[str, list[float]]:
     """Median microseconds a tick of every arm's turns; ``each`` is called after every tick of a turn."""
     shuffle = random.Random(seed).shuffle  # nobody always comes after the same arm
@@ -142,9 +154,9 @@ def take_turns(
             each(name)
             ticks = []
             for _ in range(TURN):
-                began = time.perf_counter()
+                began = time.thread_time()
                 next(arms[name])
-                ticks.append(1e6 * (time.perf_counter() - began))
+                ticks.append(1e6 * (time.thread_time() - began))
                 each(name)
             found[name].append(median(ticks))
     return found
@@ -152,30 +164,8 @@ def take_turns(
 
 def compare(ticks: int, seed: int, runs: Path) -> dict[str, Any]:
     """The arms side by side: their medians, and what each takes beyond the bare loop."""
-    turns, length = _plan(ticks)
-    arms = {
-        "bare": training(seed, length),
-        "empty_hooks": training(seed, length, empty_hooks=True),
-        "observe": training(seed, length, controlled(Mode.OBSERVE, runs / "observe", NEVER)),
-        "act": training(seed, length, controlled(Mode.ACT, runs / "act", NEVER)),
-    }
-    found = take_turns(arms, turns, seed)
-    journal = _journal_threads_us() / (2 * length)
-    _finish(arms)
-    extra = {name: _beyond(found[name], found["bare"]) for name in arms if name != "bare"}
-    decisions = sum(len(list(JournalReader(runs / name).decisions())) for name in ("observe", "act"))
-    return {
-        "bare_us": round(median(found["bare"]), 1),
-        "extra_us": {name: round(median(values), 1) for name, values in extra.items()},
-        "extra_quartiles_us": {name: [round(q, 1) for q in quantiles(v)] for name, v in extra.items()},
-        "journal_thread_us": round(journal, 1),
-        "decisions": decisions,
-    }
-
-
-def divide(ticks: int, seed: int, runs: Path) -> dict[str, Any]:
-    """The act arm with timers: microseconds of each part, and what a measurement and a snapshot take."""
-    turns, length = _plan(ticks)
+    turns = max(2, math.ceil(ticks / TURN))
+    length = WARM_UP + turns * (TURN + 1)
     timers = Timers()
     laps: list[Lap] = []
 
@@ -183,23 +173,40 @@ def divide(ticks: int, seed: int, runs: Path) -> dict[str, Any]:
         if arm == "timed":
             laps.append(timers.lap())
 
-    with timers.on(PARTS):
-        arms = {
-            "bare": training(seed, length),
-            "timed": training(seed, length, controlled(Mode.ACT, runs / "timed", 1)),
-        }
-        found = take_turns(arms, turns, seed, each)
-        _finish(arms)
-    whole = median(_beyond(found["timed"], found["bare"])) - median(1e6 * lap.own for lap in laps)
-    parts = {name: median(1e6 * lap.seconds[name] for lap in laps) for name in PARTS}
-    norms = parts.pop("norms")
-    parts.pop("snapshots")
-    parts["rest"] = whole - norms - sum(parts.values())
-    snapshots = [1e6 * lap.seconds["snapshots"] for lap in laps if lap.calls["snapshots"]]
+    arms = {
+        "bare": training(seed, length),
+        "empty_hooks": training(seed, length, empty_hooks=True),
+        "observe": training(seed, length, controlled(Mode.OBSERVE, runs / "observe", NEVER)),
+        "act": training(seed, length, controlled(Mode.ACT, runs / "act", NEVER)),
+        "timed": training(seed, length, timed(timers, controlled(Mode.ACT, runs / "timed", 1))),
+    }
+    found = take_turns(arms, turns, seed, each)
+    journal = _journal_threads_us() / (3 * length)
+    for arm in arms.values():
+        next(arm, None)  # to its end, where the run is closed
+    extra = {
+        name: [us - bare for us, bare in zip(found[name], found["bare"], strict=True)]
+        for name in ("empty_hooks", "observe", "act")
+    }
     return {
-        "parts_us": {name: round(value, 1) for name, value in parts.items()},
-        "norms_us": round(norms, 1),
-        "snapshot_us": round(median(snapshots), 1),
+        "bare_us": _rounded(found["bare"]),
+        "extra_us": {name: _rounded(values) for name, values in extra.items()},
+        "extra_quartiles_us": {name: [round(q, 1) for q in quantiles(v)] for name, v in extra.items()},
+        **divide(laps, median(extra["act"])),
+        "journal_thread_us": round(journal, 1),
+        "decisions": sum(len(list(JournalReader(run).decisions())) for run in runs.iterdir()),
+    }
+
+
+def divide(laps: Sequence[Lap], whole: float) -> dict[str, Any]:
+    """Microseconds of each part, and what is left of the whole; a measurement and a snapshot apart."""
+    parts = {name: median(1e6 * lap.seconds[name] for lap in laps) for name in PARTS}
+    parts["rest"] = whole - sum(parts.values())
+    snapshots = [lap.seconds["snapshots"] + lap.seconds["copies"] for lap in laps if lap.calls["copies"]]
+    return {
+        "parts_us": {name: round(us, 1) for name, us in parts.items()},
+        "norms_us": _rounded([1e6 * lap.seconds["norms"] for lap in laps]),
+        "snapshot_us": _rounded([1e6 * seconds for seconds in snapshots]),
     }
 
 
@@ -227,17 +234,15 @@ def measure(ticks: int, seed: int) -> dict[str, Any]:
     """Everything that this benchmark says."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as runs:
-        tick = compare(ticks, seed, Path(runs))
-        parts = divide(ticks, seed, Path(runs))
-    costs = (tick["extra_us"]["act"], parts["norms_us"], parts["snapshot_us"])
+        found = compare(ticks, seed, Path(runs))
+    costs = (found["extra_us"]["act"], found["norms_us"], found["snapshot_us"])
     return {
         "benchmark": "overhead",
         "machine": machine(),
         "policy": "baseline",
         "ticks": ticks,
         "seed": seed,
-        **tick,
-        **parts,
+        **found,
         "at_step": [at_step(length, *costs) for length in STEPS_MS],
     }
 
@@ -257,28 +262,16 @@ def table(result: Mapping[str, Any]) -> str:
         steps.append([f"{entry['step_ms']} ms", *each, f"{100 * entry['share']:.3f} %"])
     return "\n\n".join(
         (
-            f"{about['processor']}, {about['cores']} cores, Python {about['python']}, torch {about['torch']}"
-            f"; one thread, policy {result['policy']}, {result['ticks']} ticks",
+            f"{about['processor']}, {about['cores']} cores, Python {about['python']}, torch "
+            f"{about['torch']}; one thread, policy {result['policy']}, {result['ticks']} ticks",
             columns(rows),
             columns(steps),
         )
     )
 
 
-def _plan(ticks: int) -> tuple[int, int]:
-    """Turns, and ticks of each arm in all."""
-    turns = max(2, math.ceil(ticks / TURN))
-    return turns, WARM_UP + turns * (TURN + 1)
-
-
-def _beyond(arm: Sequence[float], bare: Sequence[float]) -> list[float]:
-    return [a - b for a, b in zip(arm, bare, strict=True)]
-
-
-def _finish(arms: Mapping[str, Iterator[None]]) -> None:
-    for arm in arms.values():
-        for _ in arm:
-            pass
+def _rounded(values: Sequence[float]) -> float:
+    return round(median(values), 1)
 
 
 def _journal_threads_us() -> float:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-Methods = Mapping[str, list[tuple[Any, str]]]
-"""Part -> (class or module, names of its functions, separated by blanks)."""
 
 
 @dataclass(slots=True)
 class Lap:
-    """What one lap took: seconds and calls of each part, and the seconds of the timers themselves."""
+    """What one lap took: seconds and calls of each part."""
 
     seconds: Counter[str]
     calls: Counter[str]
-    own: float
 
 
 class Timers:
@@ -36,26 +31,14 @@ class Timers:
         self._inside = self._outside = 0.0
         self._calibrate()
 
-    @contextmanager
-    def on(self, methods: Methods) -> Iterator[None]:
-        """Time these functions within the block."""
-        kept = []
-        for part, owners in methods.items():
-            for owner, names in owners:
-                for name in names.split():
-                    original = vars(owner)[name]
-                    kept.append((owner, name, original))
-                    setattr(owner, name, self.timed(part, original))
-        try:
-            yield
-        finally:
-            for owner, name, original in kept:
-                setattr(owner, name, original)
+    def watch(self, part: str, owner: Any, names: str) -> None:
+        """Time these methods (names separated by blanks) of this object, and of no other."""
+        for name in names.split():
+            setattr(owner, name, self.timed(part, getattr(owner, name)))
 
     def lap(self) -> Lap:
         """What was timed since the last call."""
-        lap = Lap(Counter(self.seconds), Counter(self.calls), 0.0)
-        lap.own = self.calls.total() * (self._inside + self._outside)
+        lap = Lap(Counter(self.seconds), Counter(self.calls))
         self.seconds.clear()
         self.calls.clear()
         return lap
