@@ -206,13 +206,14 @@ class Controller:
         Raises:
             ValueError: two optimizers, and none was chosen.
         """
-        self._loaders += loaders
+        self._loaders += [loader for loader in loaders if not any(loader is known for known in self._loaders)]
         for optimizer in optimizers:
             if not _is_chosen(optimizer, self._chosen_optimizer):
                 continue
-            if self._cycle is not None:
+            if self._cycle is None:
+                self._steer(optimizer)
+            elif _inner(optimizer) is not self._cycle.run.optimizer:
                 raise ValueError(TWO_OPTIMIZERS)
-            self._steer(optimizer)
         self._schedulers += schedulers
         if self._cycle is not None:
             for scheduler in self._schedulers:
@@ -265,10 +266,9 @@ class Controller:
     # -- wiring -----------------------------------------------------------------------------------
 
     def _steer(self, optimizer: Any) -> None:
-        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
         run = assemble_run(
             self._accelerator,
-            inner,
+            _inner(optimizer),
             self._policy,
             self._ranks,
             self._records,
@@ -357,8 +357,12 @@ class Controller:
             self._cycle.at_rest()
 
 
+def _inner(optimizer: Any) -> Any:
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
 def _is_chosen(prepared: Any, chosen: Any) -> bool:
-    return chosen is None or chosen is prepared or chosen is getattr(prepared, "optimizer", None)
+    return chosen is None or _inner(chosen) is _inner(prepared)
 
 
 def _to_stderr(line: str) -> None:

@@ -17,10 +17,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import find_batch_size
 
 from ..monitors.types import Sample
 from ..policies.policy import Policy
@@ -30,13 +29,15 @@ from .actuators.rollback import moment_of
 from .loader import Feed
 from .loop import TrainingStopped
 from .metrics import Metrics
-from .norms import Norms
+from .norms import Norms, gradient_norm
 from .pilot import Pilot
 from .run import Run
-from .signals import CONTROL, Recorder, unpack
+from .signals import CONTROL, Recorder, count_examples, unpack
 from .transport import Transport
 
 log = logging.getLogger("midcourse")
+
+T = TypeVar("T")
 
 COMMAND, SNAPSHOT = 1, 2
 """Flags that rank 0 puts into the control slot of a tick's vector."""
@@ -116,17 +117,17 @@ class Cycle:
         Raises:
             TrainingStopped: the run was stopped, and no loader of ours could end the loop.
         """
-        if self.run.stopped is not None and not self._stop_told:
-            raise TrainingStopped(self.run.stopped)
         if not self.recorder.micro_batches:
-            self._find_feed()
+            self._begin_tick()
         self.recorder.backward(loss)
 
-    def _find_feed(self) -> None:
+    def _begin_tick(self) -> None:
         """Whose batch is trained on: the feed's that gave the last one and is still in its pass, or nobody's.
 
         A resumed loop reads the rest of a pass from one loader and the later passes from another.
         """
+        if self.run.stopped is not None and not self._stop_told:
+            raise TrainingStopped(self.run.stopped)
         pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
         known = self.run.feed
         idle = known is None or not known.serving
@@ -145,13 +146,17 @@ class Cycle:
     def before_step(self) -> None:
         """Override the learning rate, measure, and let the guard judge before anything is updated."""
         began = self._clock()
+        if not self.recorder.micro_batches:  # the loop calls loss.backward() itself
+            self._begin_tick()
         run, tick = self.run, self.run.clock.tick + 1
         run.learning_rate.apply(tick)
         if not self.recorder.has_grad_norm:
-            self.recorder.grad_norm(_gradient_norm(run.optimizer))
+            self.recorder.grad_norm(gradient_norm(run.optimizer))
         self._sample = Sample(run.clock.step + 1, tick, run.clock.branch)
         self._skipped = False
         self._vector = None
+        if tick == 1:
+            run.ranks.agree(self.recorder.names)
         if self._transport is None:
             self._exchange_now()
             self._guard()
@@ -174,7 +179,7 @@ class Cycle:
     def _guard(self) -> None:
         """Skip the update where a rule says so; every rank sees the same numbers, rank 0 decides."""
         run, sample = self.run, self._sample
-        decision = None if self._pilot is None else self._pilot.judge_step(sample)
+        decision = self._ask(lambda pilot: pilot.judge_step(sample))
         if run.ranks.world > 1:
             decision = self._share_if_suspicious(decision)
         if decision is None:
@@ -184,8 +189,22 @@ class Cycle:
             return
         outcome = carry_out(run, decision)
         self._skipped = outcome.status is Status.APPLIED
-        if self._pilot is not None:
-            self._pilot.settle(outcome)
+        self._ask(lambda pilot: pilot.settle(outcome))
+
+    def _ask(self, part: Callable[[Pilot], T]) -> T | None:
+        """Have the pilot do its part; with several processes its failure ends the deciding alone."""
+        if self._pilot is None:
+            return None
+        if self.run.ranks.world == 1:
+            return part(self._pilot)
+        try:
+            return part(self._pilot)
+        except Exception:
+            log.exception("Midcourse failed: the training goes on, and nothing is decided any more")
+            if self._metrics is not None:
+                self._metrics.error("controller")
+            self._pilot = None
+            return None
 
     def _share_if_suspicious(self, decision: Decision | None) -> Decision | None:
         """Rank 0's decision, at once, where the numbers that all ranks see may call for one.
@@ -255,7 +274,7 @@ class Cycle:
         if self._last_step is not None:
             self._step_seconds = now - self._last_step
             sample.signals["step_time"] = self._step_seconds
-            if self._step_seconds > 0.0:
+            if self._step_seconds > 0.0 and self.recorder.examples:
                 examples = self.recorder.examples * self.run.ranks.world
                 sample.signals["samples_per_second"] = examples / self._step_seconds
         self._last_step = now
@@ -263,9 +282,12 @@ class Cycle:
     def _judge(self, sample: Sample) -> None:
         if self._pilot is None or sample.branch != self.run.clock.branch:
             return
-        decision, self._healthy = self._pilot.judge(sample)
+        judged = self._ask(lambda pilot: (*pilot.judge(sample), pilot.take_verdicts()))
+        if judged is None:
+            return
+        decision, self._healthy, verdicts = judged
         self.run.ring.judged(sample.tick, self._healthy)
-        self._hold(decision, self._pilot.take_verdicts())
+        self._hold(decision, verdicts)
 
     def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
         """Keep what was decided until all processes can do it: with one process that is the next request."""
@@ -327,8 +349,7 @@ class Cycle:
         if command.decision is None:
             return
         outcome = carry_out(run, command.decision)
-        if self._pilot is not None:
-            self._pilot.settle(outcome)
+        self._ask(lambda pilot: pilot.settle(outcome))
 
     def pulled(self, feed: Feed, batch: Any) -> None:
         """A batch is on its way to the loop: count it, and take a snapshot if one is due."""
@@ -339,7 +360,7 @@ class Cycle:
         if self._begun and feed is not self.run.feed:
             return
         self._fed = True
-        self.recorder.examples += find_batch_size(batch) or 0
+        self.recorder.examples += count_examples(batch)
         if not self.recorder.micro_batches:
             self._snapshot_if_due(feed)
 
@@ -393,9 +414,3 @@ class Cycle:
 def delays(policy: Policy, device: torch.device) -> bool:
     """Whether signals are read a tick late: on a device, unless a rule may skip a step before it is made."""
     return device.type != "cpu" and not any(rule.before_step for rule in policy.rules)
-
-
-def _gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
-

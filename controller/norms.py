@@ -70,3 +70,9 @@ def cadence(cost: float, step_seconds: float) -> int:
     if step_seconds <= 0.0:
         return LONGEST
     return min(LONGEST, max(1, round(cost / (MAX_SHARE * step_seconds))))
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """L2 norm of all gradients that an optimizer is about to use, sparse ones too."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -62,6 +62,21 @@ class Ranks:
         box: list[Any] = [None] * self.world
         dist.all_gather_object(box, value)
         return box
+
+    def agree(self, names: Sequence[str]) -> None:
+        """See that all ranks name the same signals: vectors of two layouts would be added up wrongly.
+
+        Raises:
+            ValueError: they do not.
+        """
+        layouts = self.gather(list(names))
+        for rank, other in enumerate(layouts):
+            if other != layouts[0]:
+                differing = sorted(set(other) ^ set(layouts[0])) or "their order"
+                raise ValueError(
+                    f"process {rank} measures other signals than process 0: {differing}; "
+                    "Controller(..., signals=[...], sources=[...]) must be alike on all"
+                )
 
     def together(self, part: Callable[[], T]) -> T:
         """Run a part on every rank; where it fails on one, it fails on all.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -35,6 +36,17 @@ def hand_divisor(loss: torch.Tensor) -> float:
         return 1.0
     number = float(divisor)
     return number if number >= 2.0 and number.is_integer() else 1.0
+
+
+def count_examples(batch: Any) -> int:
+    """Length of the first tensor in a batch of any shape; 0 where there is none (text, objects)."""
+    if isinstance(batch, torch.Tensor):
+        return batch.shape[0] if batch.ndim else 0
+    if isinstance(batch, Mapping):
+        batch = batch.values()
+    elif not isinstance(batch, (list, tuple)):
+        return 0
+    return next(filter(None, map(count_examples, batch)), 0)
 
 
 @dataclass(slots=True)
@@ -100,13 +112,16 @@ class Recorder:
                     self.refused.add(name)
                     continue
                 self.logged.append(name)
+            if isinstance(value, torch.Tensor) and value.numel() != 1:
+                raise ValueError(f"log({name}=...): one number is wanted, got shape {tuple(value.shape)}")
             scalar = value.detach() if isinstance(value, torch.Tensor) else float(value)
             held, count = self._log.get(name, (0.0, 0))
             self._log[name] = (held + scalar, count + 1)
 
     def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
         """Add per-example losses [B] to their sources' sums; ``sources`` are numbers [B] or names."""
-        losses = losses.detach().reshape(-1)
+        # Sums and counts in half precision would stop growing after some hundred examples.
+        losses = losses.detach().reshape(-1).float()
         numbers = self._numbers(sources).to(losses.device)
         if numbers.shape != losses.shape:
             raise ValueError(

@@ -81,7 +81,8 @@ class TrainingState:
     @property
     def schedule_is_known(self) -> bool:
         """Whether every scheduler that drives the optimizer can be rewound."""
-        driven = getattr(self._optimizer.step, "_wrapped_by_lr_sched", False)
+        prepared = [o for o in self._accelerator._optimizers if o.optimizer is self._optimizer]
+        driven = any(hasattr(o.step, "_wrapped_by_lr_sched") for o in (self._optimizer, *prepared))
         return bool(self._schedules) or not driven
 
     def tensors(self) -> list[torch.Tensor]:
@@ -90,6 +91,7 @@ class TrainingState:
         for model in self._accelerator._models:
             found += [p.detach() for p in model.parameters()]
             found += [b.detach() for b in model.buffers()]
+        found += [p.detach() for p in self._loose_parameters()]
         for state in self._optimizer_states():
             found += [value for value in state.values() if isinstance(value, torch.Tensor)]
         return found
@@ -125,6 +127,7 @@ class TrainingState:
             torch._foreach_copy_(self.tensors(), tensors)
         for model in self._accelerator._models:
             model.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         for name, state in small.always.items():
             target = self._accelerator.scaler if name == _SCALER else self._registered[name]
             target.load_state_dict(copy.deepcopy(state))
@@ -155,16 +158,28 @@ class TrainingState:
                 else:
                     group[key] = copy.deepcopy(value)
 
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _loose_parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained without belonging to a prepared model: a loss's temperature, or all of a model."""
+        modelled = {id(p) for model in self._accelerator._models for p in model.parameters()}
+        return [p for p in self._parameters() if id(p) not in modelled]
+
     def _optimizer_states(self) -> list[dict[str, Any]]:
         states: Mapping[Any, dict[str, Any]] = self._optimizer.state
-        return [states.get(p, {}) for group in self._optimizer.param_groups for p in group["params"]]
+        return [states.get(p, {}) for p in self._parameters()]
 
     def _shape_optimizer_state(self, small: SmallState, tensors: list[torch.Tensor]) -> None:
         """Give the optimizer's state the captured keys, so that tensors can be copied in place.
 
         Before the first step an optimizer has no state; one with odd state may add and drop keys.
         """
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        parameters = self._parameters()
+        if len(parameters) != len(small.optimizer):
+            raise ValueError(
+                f"the optimizer has {len(parameters)} parameters, the snapshot {len(small.optimizer)}"
+            )
         n_model = len(self.tensors()) - sum(
             isinstance(v, torch.Tensor) for state in self._optimizer_states() for v in state.values()
         )

@@ -7,6 +7,7 @@ puts the instance back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
@@ -60,7 +61,7 @@ class Wrapping:
     def __init__(self, accelerator: Any, listener: Listener) -> None:
         self._accelerator = accelerator
         self._listener = listener
-        self._patched: list[tuple[Any, str]] = []
+        self._patched: list[tuple[Any, str, MethodType]] = []
         self._hooks: list[Any] = []
         self._patch(accelerator, "prepare", self._prepare)
         self._patch(accelerator, "backward", self._backward)
@@ -81,14 +82,21 @@ class Wrapping:
         """Put the accelerator and the optimizer back as they were."""
         for hook in self._hooks:
             hook.remove()
-        for owner, name in self._patched:
-            owner.__dict__.pop(name, None)
+        for owner, name, method in self._patched:
+            if owner.__dict__.get(name) is method:
+                del owner.__dict__[name]
         self._hooks, self._patched = [], []
 
     def _patch(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         original = getattr(owner, name)
-        setattr(owner, name, lambda *args, **kwargs: wrapper(original, *args, **kwargs))
-        self._patched.append((owner, name))
+
+        def instrumented(_: Any, *args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+        # A bound method, as it was: torch's schedulers wrap the function inside an optimizer's ``step``.
+        method = MethodType(instrumented, owner)
+        setattr(owner, name, method)
+        self._patched.append((owner, name, method))
 
     def _prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
