@@ -144,8 +144,9 @@ def test_quarantine_reaches_the_very_next_batch_and_ends_in_probation(tmp_path: 
     of_b = [sum(100 <= i < 200 for i in batch) for batch in trace.ids]
     assert all(of_b[:20])
     assert not any(of_b[20:40])
-    # The ramp's last stage, at 45, waits until what two workers have prefetched is consumed.
-    assert 2.0 < sum(of_b[52:]) / len(of_b[52:]) < 4.0
+    # The ramp's last stage, at 45, waits until what two workers have prefetched is consumed. A third of eight
+    # examples is 2.7; eight batches are few.
+    assert 1.5 < sum(of_b[52:]) / len(of_b[52:]) < 4.0
 
 
 def test_reweighting_a_plain_loader_is_refused(tmp_path: Path) -> None:
