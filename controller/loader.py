@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 import wrapt
 from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderDispatcher
@@ -96,6 +95,7 @@ class Feed:
         self.left_out: list[Window] = []
         self._desk = desk
         self._source = loader
+        self._generators = rng.generators_of(loader)
         self._batches: Iterator[Any] = iter(())
         self._place = self._last = Place(0, 0, rng.capture())
         self._origins: dict[int, rng.RandomState] = {}
@@ -171,7 +171,7 @@ class Feed:
         """
         if not self._serving and self._goes_on_to is None:
             self._goes_on_to = self._epoch_of_loader()
-        rng.restore(place.origin, self._generators())
+        rng.restore(place.origin, self._generators)
         self._open(place)
         self._after_pull = random_state
 
@@ -188,7 +188,7 @@ class Feed:
 
         After a rewind that is the state to come back to, not what drawing the order anew has left.
         """
-        return self._after_pull or rng.capture(self._generators())
+        return self._after_pull or rng.capture(self._generators)
 
     def _pull(self, last: int) -> Any:
         while True:
@@ -211,7 +211,7 @@ class Feed:
     def _restore_random_state(self) -> None:
         """A rewind is complete once its first batch has come, or the pass has none left."""
         if self._after_pull is not None:
-            rng.restore(self._after_pull, self._generators())
+            rng.restore(self._after_pull, self._generators)
             self._after_pull = None
 
     def _begin_pass(self) -> int:
@@ -238,7 +238,7 @@ class Feed:
         end = self._ends.get(epoch - 1)
         if epoch in self._origins and end is not None and origin.same_as(end):
             origin = self._origins[epoch]
-            rng.restore(origin, self._generators())
+            rng.restore(origin, self._generators)
         self._desk.crossed(self, epoch)
         self._open(Place(epoch, 0, origin))
 
@@ -280,10 +280,6 @@ class Feed:
 
     def _epoch_of_loader(self) -> int:
         return int(getattr(self.loader, "iteration", self._place.epoch))
-
-    def _generators(self) -> tuple[torch.Generator, ...]:
-        own = getattr(self.loader, "synchronized_generator", None)
-        return (own,) if isinstance(own, torch.Generator) else ()
 
     def _skipped_batches(self) -> int:
         return self._skipped // self._base_batches()

@@ -41,6 +41,11 @@ class Mix:
         return self._mixture.names
 
     @property
+    def weights(self) -> Mapping[str, float]:
+        """The weights that were last put in force: another mapping after every change."""
+        return self._applied
+
+    @property
     def applied(self) -> Mapping[str, float]:
         """The shares that were last put in force, before normalisation."""
         return {name: weight / self._total for name, weight in self._applied.items()}
@@ -62,6 +67,8 @@ class Mix:
 
     def follow(self, tick: int) -> None:
         """Let a ramp go on: in stages, once what is prefetched has been consumed."""
+        if not self._layers and self._applied == self._base:
+            return
         wanted = self.wanted(tick)
         if wanted == self._applied:
             return
@@ -88,6 +95,9 @@ class Mix:
         self._applied = dict(state["applied"])
 
     def _set(self, weights: dict[str, float], at: int) -> None:
+        if not any(weights.values()):
+            # Overrides may end so that no source is left: what is in force stays.
+            weights = self._applied
         # A stage of a ramp may be waiting further on; what comes first now is decided now.
         self._mixture.truncate(at)
         self._mixture.set_weights(weights, at=at)

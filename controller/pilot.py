@@ -102,18 +102,18 @@ class Pilot:
             )
             self._metrics.phase(change.rule, change.instance, change.after)
         for verdict in turn.verdicts:
-            decision = self._decided[verdict.decision_id]
+            decision = self._decided.pop(verdict.decision_id)
             self._write(self._journal.verdict, verdict)
             self._metrics.verdict(verdict, decision)
             log.warning("%s: %s (%s)", decision.id, verdict.result.value.replace("_", " "), verdict.reason)
             self._verdicts.append(verdict)
         act: Decision | None = None
         for decision in turn.decisions:
-            self._decided[decision.id] = decision
             written = self._write(self._journal.decision, decision)
             self._metrics.decision(decision)
             if decision.disposition is not Disposition.ACT:
                 continue
+            self._decided[decision.id] = decision
             if written:
                 act = decision
             else:

@@ -55,3 +55,14 @@ def restore(state: RandomState, generators: tuple[torch.Generator, ...] = ()) ->
         torch.cuda.set_rng_state_all(list(state.devices))
     for generator, own in zip(generators, state.generators, strict=True):
         generator.set_state(own)
+
+
+def generators_of(loader: Any) -> tuple[torch.Generator, ...]:
+    """The generators that a loader has of its own: for its order, its workers' seeds, and its processes."""
+    owners, layer = [loader], loader
+    while layer is not None:
+        owners.append(getattr(layer, "sampler", None))
+        layer = getattr(layer, "batch_sampler", None)
+    found = [getattr(loader, "synchronized_generator", None)]
+    found += [getattr(owner, "generator", None) for owner in owners]
+    return tuple({id(own): own for own in found if isinstance(own, torch.Generator)}.values())

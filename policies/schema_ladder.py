@@ -90,8 +90,14 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
     for place, action in rung:
         if action.name == _STOP and len(rung) > 1:
             faults.append(Fault(place, "stop must stand alone in its rung: nothing comes after it"))
+        if priority_of(action.name) is Priority.SKIP and _rolls_back(rung):
+            faults.append(Fault(place, f"{action.name} is not needed beside rollback, which undoes the step"))
         target = ACTIONS[action.name].target(action.params) or action.name
         if target in taken:
             what = "is here twice" if target == action.name else f"is the second action on {target}"
             faults.append(Fault(place, f"{action.name} {what} in one rung"))
         taken.add(target)
+
+
+def _rolls_back(rung: list[_Placed]) -> bool:
+    return any(priority_of(action.name) is Priority.ROLLBACK for _, action in rung)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import small_loop
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from small_loop import Trace, dataset, train
 from torch.utils.data import DataLoader
 
-from midcourse import Controller
+from midcourse import Controller, Mixture
 from midcourse.controller.actuators.act import ACTUATORS
 from midcourse.controller.journal.reader import JournalReader
+from midcourse.controller.mix import Mix
+from midcourse.controller.overrides import Kind, Layer, Layers
 from midcourse.controller.signals import Recorder, count_examples
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Outcome, Status
@@ -81,12 +85,37 @@ def test_a_source_quarantined_at_its_end_makes_a_pass_no_longer(tmp_path: Path, 
     assert not any(100 <= i < 200 for batch in trace.ids[tick:] for i in batch)
 
 
+@pytest.mark.parametrize("tick", [LAST_OF_A_PASS, MIDDLE])
+def test_a_loader_with_a_generator_of_its_own_is_rewound(
+    tmp_path: Path, tick: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seeded(*args: Any, **kwargs: Any) -> DataLoader[Any]:
+        return DataLoader(*args, **kwargs, generator=torch.Generator().manual_seed(3))
+
+    monkeypatch.setattr(small_loop, "DataLoader", seeded)
+    trace = train(tmp_path, pull(BACK), triggers={tick: 1.0})
+    assert [o.status for o in outcomes(trace)] == [Status.APPLIED]
+    assert trace.matches(train())
+
+
 @pytest.mark.parametrize("tick", [12, LAST_OF_A_PASS, 21, MIDDLE])
 def test_a_rollback_that_also_reweights_restores_the_random_state(tmp_path: Path, tick: int) -> None:
     neutral = "reweight: {source: b, scale: 1.0}"
     trace = train(tmp_path, pull(f"{BACK}, {neutral}"), triggers={tick: 1.0}, mixture=True)
     assert [o.status for o in outcomes(trace)] == [Status.APPLIED]
     assert trace.matches(train(mixture=True))
+
+
+def test_overrides_that_end_with_no_source_left_change_nothing() -> None:
+    layers, feed = Layers(), SimpleNamespace(draw=8, draws_per_batch=4, loader=DataLoader([1]))
+    feed.refresh = lambda: None
+    mix = Mix(Mixture({"a": range(9), "b": range(9)}, {"a": 1, "b": 0}), feed, layers)  # type: ignore[arg-type]
+    layers.add(Layer("first", "weight/b", Kind.SET, 0.5, 1, hold=5))
+    layers.add(Layer("second", "weight/a", Kind.SET, 0.0, 1))
+    mix.apply_now(1)
+    layers.expire(6)
+    mix.follow(6)
+    assert dict(mix.applied) == {"a": 0.0, "b": 0.5}
 
 
 # -- all of an act or none of it ---------------------------------------------------------------------------
