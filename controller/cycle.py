@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,6 +54,9 @@ class Command:
 
     decision: Decision | None = None
     verdicts: tuple[Verdict, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.decision is not None or bool(self.verdicts)
 
 
 class Cycle:
@@ -97,6 +100,7 @@ class Cycle:
         self._begun = False
         self._pending = Command()
         self._command_due = False
+        self._shown_weights: Mapping[str, float] | None = None
         self._snapshots = self._snapshot_due = snapshots
         self._snapshot_asked = False  # a flag that is on its way must not be raised a second time
         self._skipped = False
@@ -221,7 +225,7 @@ class Cycle:
     def _control(self) -> float:
         if self._pilot is None:
             return 0.0
-        command = COMMAND if self._pending != Command() else 0
+        command = COMMAND if self._pending else 0
         due = self._pilot.acting and self._healthy and self.run.ring.due(self.run.clock.tick + 1)
         wanted = due and not self._snapshot_asked
         self._snapshot_asked = self._snapshot_asked or wanted
@@ -328,11 +332,16 @@ class Cycle:
             self._obey(command)
         if run.mix is not None and run.stopped is None:
             run.mix.follow(run.clock.tick + 1)
-            if self._metrics is not None:
-                for name, weight in run.mix.applied.items():
-                    self._metrics.override(f"weight/{name}", weight)
         if self._metrics is not None:
-            self._metrics.override("lr", run.learning_rate.multiplier)
+            self._show_overrides(self._metrics)
+
+    def _show_overrides(self, metrics: Metrics) -> None:
+        metrics.override("lr", self.run.learning_rate.multiplier)
+        mix = self.run.mix
+        if mix is not None and mix.weights is not self._shown_weights:
+            self._shown_weights = mix.weights
+            for name, weight in mix.applied.items():
+                metrics.override(f"weight/{name}", weight)
 
     def _obey(self, command: Command) -> None:
         run = self.run

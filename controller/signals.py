@@ -51,7 +51,7 @@ def count_examples(batch: Any) -> int:
 
 @dataclass(slots=True)
 class _Loss:
-    total: torch.Tensor | None = None
+    total: torch.Tensor | float | None = None
     count: int = 0
 
 
@@ -87,9 +87,7 @@ class Recorder:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Take the loss of one micro-batch, as ``accelerator.backward`` was given it."""
-        value = loss.detach()
-        if value.ndim:
-            value = value.mean()
+        value = _number(loss if loss.ndim == 0 else loss.detach().mean())
         self._loss.total = value if self._loss.total is None else self._loss.total + value
         self._loss.count += 1
         self._divisors.append(hand_divisor(loss))
@@ -97,7 +95,7 @@ class Recorder:
 
     def grad_norm(self, norm: torch.Tensor | float) -> None:
         """Take the gradient norm that the loop's own clipping computed."""
-        self._grad_norm = norm.detach() if isinstance(norm, torch.Tensor) else norm
+        self._grad_norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
 
     @property
     def has_grad_norm(self) -> bool:
@@ -114,7 +112,7 @@ class Recorder:
                 self.logged.append(name)
             if isinstance(value, torch.Tensor) and value.numel() != 1:
                 raise ValueError(f"log({name}=...): one number is wanted, got shape {tuple(value.shape)}")
-            scalar = value.detach() if isinstance(value, torch.Tensor) else float(value)
+            scalar = _number(value) if isinstance(value, torch.Tensor) else float(value)
             held, count = self._log.get(name, (0.0, 0))
             self._log[name] = (held + scalar, count + 1)
 
@@ -230,6 +228,11 @@ def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
 
 _SOURCES_AT = 3
 # The per-source part stands after control, loss and gradient norm.
+
+
+def _number(scalar: torch.Tensor) -> torch.Tensor | float:
+    # In host memory it is read at once: arithmetic on tensors of one number costs ten times as much.
+    return scalar.item() if scalar.is_cpu else scalar.detach()
 
 
 def _stack(
