@@ -398,6 +398,37 @@ def test_late_decisions_at_the_end_make_nobody_wait(ranks: Ranks, tmp_path: Path
     assert [o.status for o in ran[0].outcomes] == [Status.APPLIED if last <= 27 else Status.FAILED]
 
 
+ON_TRIAL = """
+version: 1
+signals: [trigger]
+snapshots: {keep: 3, reach: 40, every: 2}
+rules:
+  - name: pull
+    when: trigger.value > 0.5
+    budget: {acts: 5, per: 1000}
+    cooldown: 1
+    ladder:
+      - [rollback: {to: {steps: 2}, data: skip}, scale_lr: {factor: 0.1}]
+      - [rollback: {to: {steps: 2}, data: skip}, scale_lr: {factor: 0.1}]
+      - [rollback: {to: {steps: 2}, data: skip}, scale_lr: {factor: 0.1}]
+    verify: {within: 4, expect: "trigger.value > 0.5"}
+"""
+
+
+@pytest.mark.slow
+def test_what_did_not_help_is_withdrawn_by_both_and_both_keep_the_same_snapshots(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    triggers = {8: 1.0, 20: 1.0, 32: 1.0}
+    ran = ranks.run(loop, tmp_path, ON_TRIAL, triggers=triggers, epochs=5)
+    assert [o.status for o in ran[0].outcomes] == [Status.APPLIED] * 3
+    rates = [sample.signals["lr"] for sample in ran[0].samples]
+    assert {round(rate, 6) for rate in rates} == {0.01, 0.001}
+    assert rates[-1] == 0.01
+    # Another rate, or another snapshot, on one of them would have made their parameters differ.
+    assert same(ran[0], ran[1])
+
+
 def pilot_fails(run_dir: Path) -> Ran:
     """Our own deciding part breaks on rank 0 at tick 10."""
     from midcourse.controller.pilot import Pilot
