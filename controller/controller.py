@@ -27,7 +27,7 @@ from .run import Rollback, Run
 from .signals import Recorder
 from .start_report import report, why_not_rewind
 from .training_state import Stateful
-from .wrapping import Wrapping
+from .wrapping import Wrapping, is_instrumented
 
 log = logging.getLogger("midcourse")
 
@@ -57,6 +57,7 @@ class Controller:
         clock: Seconds; for tests.
 
     Raises:
+        ValueError: another controller holds this accelerator.
         PolicyError: the policy has mistakes; the message names all of them with their places.
         JournalError: the run folder cannot be made, or another process is writing its journal.
 
@@ -83,6 +84,8 @@ class Controller:
         say: Callable[[str], object] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        if is_instrumented(accelerator):
+            raise ValueError("this accelerator has a controller already: close() that one first")
         self._accelerator = accelerator
         self._say = say or _to_stderr
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from threading import Thread
 from typing import Protocol
@@ -171,7 +172,9 @@ class Metrics(Collector):
         return self._server[0].server_port
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, and make room in the registry for another run of this process."""
+        with suppress(KeyError):  # closed before
+            self.registry.unregister(self)
         if self._server is not None:
             server, thread = self._server
             self._server = None

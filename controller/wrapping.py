@@ -50,6 +50,12 @@ class Listener(Desk, Protocol):
         ...
 
 
+def is_instrumented(accelerator: Any) -> bool:
+    """Whether a controller that was not closed holds this accelerator."""
+    method = vars(accelerator).get("backward")
+    return isinstance(method, MethodType) and method.__func__.__module__ == __name__
+
+
 class Wrapping:
     """Instruments an Accelerator for a listener.
 
@@ -63,6 +69,7 @@ class Wrapping:
         self._listener = listener
         self._patched: list[tuple[Any, str, MethodType]] = []
         self._hooks: list[Any] = []
+        self._depth = 0
         self._patch(accelerator, "prepare", self._prepare)
         self._patch(accelerator, "backward", self._backward)
         self._patch(accelerator, "clip_grad_norm_", self._clip)
@@ -73,8 +80,8 @@ class Wrapping:
         """Follow the steps of this prepared optimizer."""
         inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
         self._hooks = [
-            inner.register_step_pre_hook(lambda *_: self._listener.before_step()),
-            inner.register_step_post_hook(lambda *_: self._listener.after_step()),
+            inner.register_step_pre_hook(self._before_step),
+            inner.register_step_post_hook(self._after_step),
         ]
         self._patch(optimizer, "step", self._step)
 
@@ -127,7 +134,19 @@ class Wrapping:
         inner = dataloader.__wrapped__ if type(dataloader) is WatchedLoader else dataloader
         return WatchedLoader(original(inner, num_batches), self._listener, inner, num_batches)
 
+    def _before_step(self, *_: Any) -> None:
+        # A subclass's step that calls its parent's runs torch's hooks once for each of them.
+        self._depth += 1
+        if self._depth == 1:
+            self._listener.before_step()
+
+    def _after_step(self, *_: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._listener.after_step()
+
     def _step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._depth = 0
         try:
             return original(*args, **kwargs)
         except BaseException:

@@ -12,6 +12,7 @@ import small_loop
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from prometheus_client import CollectorRegistry, generate_latest
 from small_loop import Trace, dataset, train
 from torch.utils.data import DataLoader
 
@@ -231,6 +232,39 @@ def test_parameters_of_no_prepared_model_go_back_too(steered: Any, prepared: boo
             optimizer.step()
             optimizer.zero_grad()
     assert before[10:15] == before[5:10]
+
+
+def test_a_step_that_calls_its_parents_is_one_tick(steered: Any) -> None:
+    class Mine(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            return super().step(closure)
+
+    accelerator, controller = steered
+    model = torch.nn.Linear(8, 1)
+    sgd(model.parameters())  # torch hooks the parent's step when one is made
+    model, optimizer = accelerator.prepare(model, Mine(model.parameters(), lr=0.1))
+    for _ in range(3):
+        accelerator.backward(model(torch.ones(8)).square().sum())
+        optimizer.step()
+        optimizer.zero_grad()
+    assert controller._cycle.run.clock.tick == 3
+
+
+def test_one_controller_at_a_time_holds_an_accelerator(steered: Any, tmp_path: Path) -> None:
+    accelerator, controller = steered
+    with pytest.raises(ValueError, match="close"):
+        Controller(accelerator, run_dir=tmp_path / "second")
+    controller.close()
+    Controller(accelerator, run_dir=tmp_path / "second").close()
+
+
+def test_runs_one_after_another_share_a_registry(tmp_path: Path) -> None:
+    registry, accelerator = CollectorRegistry(), Accelerator(cpu=True)
+    for name in ("first", "second"):
+        controller = Controller(accelerator, run_dir=tmp_path / name, registry=registry)
+        lines = generate_latest(registry).decode().splitlines()
+        assert sum(line.startswith("midcourse_tick ") for line in lines) == 1
+        controller.close()
 
 
 def test_parameters_added_after_the_snapshot_fail_the_rollback_and_nothing_else(steered: Any) -> None:
