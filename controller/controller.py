@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from ..policies.policy import Policy, load_policy
 from .assembly import assemble_cycle, assemble_run
+from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
 from .loader import Feed, WatchedLoader
 from .loop import Counters, TrainingStopped
@@ -105,6 +106,9 @@ class Controller:
         self._on_rollback: list[Rollback] = []
         self._notices: list[str] = []
         self._cycle: Cycle | None = None
+        self._time = Clock()
+        self._stopped: str | None = None
+        self._reported = False
         self._closed = False
         self._records: Records | None = None
         if self._ranks.main:
@@ -180,7 +184,7 @@ class Controller:
     @property
     def stopped(self) -> str | None:
         """Why a policy stopped the run, and where its good state is; None while it may go on."""
-        return None if self._cycle is None else self._cycle.run.stopped
+        return self._stopped if self._cycle is None else self._cycle.run.stopped
 
     def close(self) -> None:
         """Judge the last sample, close the journal, and leave the Accelerator as it was.
@@ -193,11 +197,7 @@ class Controller:
         atexit.unregister(self.close)
         self._wrapping.release()
         if self._cycle is not None:
-            self._cycle.step_raised()
-            try:
-                self._cycle.drain()
-            except Exception:
-                log.exception("the last samples could not be judged")
+            _finish(self._cycle)
         if self._records is not None:
             self._records.close()
 
@@ -233,9 +233,9 @@ class Controller:
         if norm is not None:
             self._recorder.grad_norm(norm)
 
-    def before_step(self) -> None:
+    def before_step(self, *, closure: bool) -> None:
         """The optimizer's step begins."""
-        self._guarded(Cycle.before_step)
+        self._guarded(lambda cycle: cycle.before_step(closure=closure))
 
     def after_step(self) -> None:
         """The optimizer's step is done."""
@@ -266,6 +266,26 @@ class Controller:
         """A rewound pass went over into ``epoch``."""
         self._guarded(lambda cycle: cycle.crossed(feed, epoch))
 
+    def loaded(self, folder: str | None) -> None:
+        """The loop loaded a checkpoint of its own."""
+        self._guarded(Cycle.loaded)
+        self._tell("load_state", {"folder": folder})
+
+    def freed(self) -> None:
+        """The loop frees its model and may prepare another: that is steered anew, only the ticks go on."""
+        cycle, self._cycle = self._cycle, None
+        self._loaders, self._schedulers = [], []
+        self._recorder.clear()
+        if cycle is None:
+            return
+        self._wrapping.let_go()
+        _finish(cycle)
+        run = cycle.run
+        run.detectors.load_state_dict({"monitors": {}})
+        self._time = Clock(run.clock.tick, 0, run.clock.branch + 1)
+        self._stopped, self._reported = run.stopped, False
+        self._tell("free_memory", {})
+
     # -- wiring -----------------------------------------------------------------------------------
 
     def _steer(self, optimizer: Any) -> None:
@@ -279,6 +299,7 @@ class Controller:
             self._on_rollback,
             self._clock,
         )
+        run.clock, run.stopped = self._time, self._stopped
         for name, obj in self._registered.items():
             run.state.register(name, obj)
         self._cycle, self._notices = assemble_cycle(
@@ -302,6 +323,8 @@ class Controller:
             feed = own[0] if own else feed
         elif len(reading) > 1:
             raise ValueError(TWO_LOADERS)
+        elif feed is None and reading:
+            feed = reading[0]  # the last batch was an evaluation's, in the middle of this one's pass
         run.feed = feed
         run.rewinds = why_not_rewind(run, self._counters.owned)
         run.mix = None
@@ -318,18 +341,25 @@ class Controller:
                     self._records.metrics.declare_sources(mixture.names)
 
     def _step_made(self, cycle: Cycle) -> None:
+        doubt = self._recorder.doubt
         cycle.after_step()
-        if cycle.run.clock.tick == 1:
+        if not self._reported:
+            self._reported = True
+            self._notices += [doubt] if doubt else []
             self._report(cycle.run)
 
     def _report(self, run: Run) -> None:
         if self._records is None:
             return
-        pilot = self._records.pilot
-        told = report(run, self._policy, pilot.engine.mode, self._notices)
+        told = report(run, self._policy, self._records.pilot.engine.mode, self._notices)
         for line in told.lines:
             self._say(line)
-        pilot.event("start", run.clock.tick, told.facts)
+        self._tell("start", told.facts)
+
+    def _tell(self, kind: str, detail: Mapping[str, Any]) -> None:
+        if self._records is not None:
+            tick = self._time.tick if self._cycle is None else self._cycle.run.clock.tick
+            self._records.pilot.event(kind, tick, detail)
 
     def _guarded(self, part: Callable[[Cycle], bool | None]) -> bool | None:
         """Run a part of the cycle; a failure of ours ends the watching, not the training (law 8)."""
@@ -362,6 +392,14 @@ class Controller:
 
 def _inner(optimizer: Any) -> Any:
     return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+
+
+def _finish(cycle: Cycle) -> None:
+    cycle.step_raised()
+    try:
+        cycle.drain()
+    except Exception:
+        log.exception("the last samples could not be judged")
 
 
 def _is_chosen(prepared: Any, chosen: Any) -> bool:

@@ -5,6 +5,7 @@
     backward      the loss is noted (every micro-batch)
     clipped       the gradient norm is noted, where the loop clips
     before_step   overrides on the learning rate; signals packed, reduced, read; the guard may skip the step
+                  (with a closure all of this comes after the step: the loss is evaluated inside it)
     after_step    the rate is put back; monitors and engine judge the sample; a decision waits
     requested     the loop asks for its next batch: the decision is agreed, applied, read back, journalled
     pulled        the batch is there: a snapshot is taken if one is due
@@ -45,6 +46,11 @@ COMMAND, SNAPSHOT = 1, 2
 TWO_LOADERS = (
     "two loaders are read at once, so which one trains is ambiguous: name it, Controller(..., "
     "training_loader=loader), or put the data together in a midcourse.Mixture"
+)
+
+
+READS_AHEAD = (
+    "the loop asks for its next batch before it has used the last one, so its place in the data is unknown"
 )
 
 
@@ -98,6 +104,9 @@ class Cycle:
         self._pulled: Feed | None = None
         self._fed = False
         self._begun = False
+        self._ahead = False
+        self._pulled_at = 0
+        self._inside = False
         self._pending = Command()
         self._command_due = False
         self._shown_weights: Mapping[str, float] | None = None
@@ -123,7 +132,11 @@ class Cycle:
         """
         if not self.recorder.micro_batches:
             self._begin_tick()
-        self.recorder.backward(loss)
+        elif self._inside:
+            return  # a closure's later evaluations are not the loss of this step
+        if _made_before(loss, self._pulled_at):
+            self._reads_ahead()
+        self.recorder.backward(loss, self.run.accelerator.gradient_accumulation_steps, self.run.ranks.world)
 
     def _begin_tick(self) -> None:
         """Whose batch is trained on: the feed's that gave the last one and is still in its pass, or nobody's.
@@ -138,6 +151,8 @@ class Cycle:
         if self._begun and (self._fed or pulled is known or (pulled is None and not idle)):
             return
         self._on_feed(pulled)
+        if self._ahead:
+            self.run.rewinds = READS_AHEAD
         self._fed = self.run.feed is not None
         if self._begun:
             log.warning("another loader trains from now on: data is not rewound to a place before this one")
@@ -147,29 +162,46 @@ class Cycle:
         if self.run.feed is None:
             self._snapshot_if_due()
 
-    def before_step(self) -> None:
-        """Override the learning rate, measure, and let the guard judge before anything is updated."""
+    def _reads_ahead(self) -> None:
+        """Acts in between would change what a forward pass has used: they follow the update instead."""
+        if not self._ahead:
+            self._ahead, self.run.rewinds = True, READS_AHEAD
+            log.warning("%s: data is not rewound", READS_AHEAD)
+
+    def before_step(self, *, closure: bool = False) -> None:
+        """Override the learning rate, measure, and let the guard judge before anything is updated.
+
+        With a ``closure`` the optimizer computes loss and gradients inside its step: both are measured later.
+        """
         began = self._clock()
         if not self.recorder.micro_batches:  # the loop calls loss.backward() itself
             self._begin_tick()
         run, tick = self.run, self.run.clock.tick + 1
         run.learning_rate.apply(tick)
-        if not self.recorder.has_grad_norm:
-            self.recorder.grad_norm(gradient_norm(run.optimizer))
         self._sample = Sample(run.clock.step + 1, tick, run.clock.branch)
         self._skipped = False
-        self._vector = None
-        if tick == 1:
-            run.ranks.agree(self.recorder.names)
-        if self._transport is None:
-            self._exchange_now()
+        self._inside = closure
+        if not closure:
+            self._measure()
+        if not closure and self._transport is None:
             self._guard()
-        else:
-            vector = self.recorder.device_vector(run.accelerator.device, self._control())
-            self._vector = run.ranks.reduce(vector)
         if not self._skipped:
             self._norms.before_step(tick)
         self._account("signals", began)
+
+    def _measure(self) -> None:
+        """Pack the tick's signals and reduce them; read them at once where they are not delayed."""
+        run = self.run
+        if not self.recorder.has_grad_norm:
+            self.recorder.grad_norm(gradient_norm(run.optimizer))
+        self._vector = None
+        if self._sample.tick == 1:
+            run.ranks.agree(self.recorder.names)
+        if self._transport is None:
+            self._exchange_now()
+        else:
+            vector = self.recorder.device_vector(run.accelerator.device, self._control())
+            self._vector = run.ranks.reduce(vector)
 
     def _exchange_now(self) -> None:
         vector = self.recorder.host_vector(self._control())
@@ -243,6 +275,9 @@ class Cycle:
         """Put the rate back, complete the sample, judge what has arrived, and keep the decision for later."""
         began = self._clock()
         run, sample = self.run, self._sample
+        if self._inside:
+            self._inside = False
+            self._measure()
         rate = run.learning_rate.effective
         run.learning_rate.release()
         run.clock.tick += 1
@@ -266,12 +301,13 @@ class Cycle:
             run.layers.expire(run.clock.tick + 1)
         run.ring.adapt(self._step_seconds)
         self._pulled, self._fed = None, False
-        if run.feed is None:
+        if run.feed is None or self._ahead:
             self.at_rest()
             self._snapshot_if_due()
 
     def step_raised(self) -> None:
         """The update did not happen: leave the user's learning rate as it was."""
+        self._inside = False
         self.run.learning_rate.release()
 
     def _time(self, sample: Sample, now: float) -> None:
@@ -309,9 +345,11 @@ class Cycle:
         Raises:
             TrainingStopped: the run was stopped and the loop asks again.
         """
-        if self._begun and feed is not self.run.feed:
+        if feed is not self.run.feed and (self._begun or self.run.stopped is not None):
             return True
-        if self.run.stopped is None:
+        if self._command_due and self.recorder.micro_batches:
+            self._reads_ahead()
+        if self.run.stopped is None and not self._ahead:
             self.at_rest()
         if self.run.stopped is None:
             return True
@@ -369,8 +407,10 @@ class Cycle:
         if self._begun and feed is not self.run.feed:
             return
         self._fed = True
+        if self.run.clock.tick < SETTLED:
+            self._pulled_at = _autograd_sequence()
         self.recorder.examples += count_examples(batch)
-        if not self.recorder.micro_batches:
+        if not self.recorder.micro_batches and not self._ahead:
             self._snapshot_if_due(feed)
 
     def entered(self, feed: Feed) -> None:
@@ -399,10 +439,20 @@ class Cycle:
         moment = moment_of(run, feed, None if feed is None else feed.last)
         snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
         # With delayed signals this tick's sample is still on its way: it decides when it comes.
-        snapshot.good = self._healthy and (self._transport is None or snapshot.tick == 0)
+        snapshot.good = self._healthy and (self._transport is None or not self._begun)
         if self._metrics is not None:
             self._metrics.snapshot(len(run.ring), run.ring.bytes, run.ring.stall)
         self._account("snapshots", began)
+
+    def loaded(self) -> None:
+        """The loop loaded a state of its own: what was learnt and kept of the course before is void."""
+        run = self.run
+        self._drop("the loop loaded a state of its own")
+        run.clock.branch += 1
+        run.detectors.load_state_dict({"monitors": {}})
+        run.ring.clear()
+        run.trail.clear()
+        self._healthy, self._snapshot_due = True, self._snapshots
 
     def drain(self) -> None:
         """At the end: judge what is still on its way, and settle what can no longer be done."""
@@ -410,10 +460,13 @@ class Cycle:
             for sample in self._transport.receive(all_of_them=True):
                 self._heed(sample)
                 self._judge(sample)
+        self._drop("the run ended first")
+
+    def _drop(self, reason: str) -> None:
         decision, self._pending = self._pending.decision, Command()
+        self._command_due = False
         if decision is not None and self._pilot is not None:
-            outcome = Outcome(decision.id, Status.FAILED, self.run.clock.tick, "the run ended first")
-            self._pilot.settle(outcome)
+            self._pilot.settle(Outcome(decision.id, Status.FAILED, self.run.clock.tick, reason))
 
     def _account(self, part: str, began: float) -> None:
         if self._metrics is not None:
@@ -423,3 +476,20 @@ class Cycle:
 def delays(policy: Policy, device: torch.device) -> bool:
     """Whether signals are read a tick late: on a device, unless a rule may skip a step before it is made."""
     return device.type != "cpu" and not any(rule.before_step for rule in policy.rules)
+
+
+SETTLED = 8
+"""Ticks after which a loop has shown whether it reads ahead."""
+
+
+def _autograd_sequence() -> int:
+    """A number that autograd has not given to any node before."""
+    with torch.enable_grad():
+        node = torch.empty((), requires_grad=True).clone().grad_fn
+    assert node is not None
+    return int(node._sequence_nr())
+
+
+def _made_before(loss: torch.Tensor, sequence: int) -> bool:
+    """Whether a loss was computed before autograd came to a number: its last node has a smaller one."""
+    return loss.grad_fn is not None and loss.grad_fn._sequence_nr() < sequence

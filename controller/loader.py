@@ -9,7 +9,7 @@ earlier pass, and leave windows of batches out, without the loop noticing anythi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import wrapt
@@ -27,12 +27,14 @@ PASSES = 64
 class Place:
     """A place in the data: ``batch`` batches of pass ``epoch`` have been served.
 
-    ``origin`` is the random state at the pass's start, from which its order is drawn again.
+    ``origin`` is the random state at the pass's start, from which its order is drawn again; ``iteration``
+    is the loader's own number of the pass: a loop that breaks off or skips ahead does not count it up.
     """
 
     epoch: int
     batch: int
     origin: rng.RandomState
+    iteration: int
 
     @property
     def key(self) -> tuple[int, int]:
@@ -51,6 +53,15 @@ class Window:
     def holds(self, key: tuple[int, int]) -> bool:
         """Whether the batch is left out."""
         return self.start <= key < self.stop
+
+
+@dataclass(slots=True)
+class _Pass:
+    """How a pass went: where it began, the random state at its end, the batch where a loop broke off."""
+
+    first: Place
+    end: rng.RandomState | None = None
+    broken_off: int | None = None
 
 
 class Desk(Protocol):
@@ -83,24 +94,20 @@ class Feed:
     Args:
         loader: What ``accelerator.prepare`` (or ``skip_first_batches``) returned.
         desk: Asked before and told after every batch.
-        base: The loader of which ``skip_first_batches`` made this one; None where it was prepared itself.
-        skipped: Batches that it leaves out at the start of each pass.
     """
 
-    def __init__(self, loader: Any, desk: Desk, base: Any = None, skipped: int = 0) -> None:
+    def __init__(self, loader: Any, desk: Desk) -> None:
         self.loader = loader
-        self._base = loader if base is None else base
-        self._skipped = skipped
         self.mixture: Mixture | None = find_mixture(loader)
         self.left_out: list[Window] = []
         self._desk = desk
         self._source = loader
         self._generators = rng.generators_of(loader)
         self._batches: Iterator[Any] = iter(())
-        self._place = self._last = Place(0, 0, rng.capture())
-        self._origins: dict[int, rng.RandomState] = {}
-        self._ends: dict[int, rng.RandomState] = {}
-        self._goes_on_to: int | None = None
+        self._place = self._last = Place(0, 0, rng.capture(), 0)
+        self._passes: dict[int, _Pass] = {}
+        self._next = 0
+        self._rewound = False
         self._after_pull: rng.RandomState | None = None
         self._serving = False
 
@@ -122,7 +129,7 @@ class Feed:
     @property
     def draws_per_batch(self) -> int:
         """Examples that all processes together take for one batch each."""
-        return int(self._base.total_batch_size)
+        return int(self.loader.total_batch_size)
 
     @property
     def draw(self) -> int:
@@ -133,26 +140,31 @@ class Feed:
     def draw_at(self, place: Place) -> int:
         """Position in the mixture's stream at which a place begins."""
         assert self.mixture is not None
-        drawn = (self._skipped_batches() + place.batch) * self.draws_per_batch
+        drawn = place.batch * self.draws_per_batch
         # The last batch of a pass may be smaller than the others.
-        return place.epoch * self.mixture.epoch_size + min(drawn, self.mixture.epoch_size)
+        return place.iteration * self.mixture.epoch_size + min(drawn, self.mixture.epoch_size)
 
-    def serve(self) -> Iterator[Any]:
-        """One pass of the user's loop; after a rewind it may hold the end of an earlier pass too.
+    def knows(self, place: Place) -> bool:
+        """Whether the place is one of this feed's own."""
+        known = self._passes.get(place.epoch)
+        return known is not None and known.first.origin is place.origin
+
+    def serve(self, skipped: int = 0) -> Iterator[Any]:
+        """One pass of the user's loop from batch ``skipped`` on; after a rewind, an earlier one's end too.
 
         A pass begun inside another (an evaluation on training data, say) is none of ours.
         """
         if self._serving:
-            yield from self.loader
+            yield from skip_first_batches(self.loader, skipped) if skipped else self.loader
             return
         self._serving = True
+        batch: Any = None
         try:
-            last = self._begin_pass()
+            last = self._begin_pass(skipped)
             self._desk.entered(self)
             while self._desk.requested(self):
                 batch = self._pull(last)
                 if batch is _END:
-                    self._ends[self._place.epoch] = self.random_state()
                     self._desk.left(self)
                     return
                 self._desk.pulled(self, batch)
@@ -160,6 +172,9 @@ class Feed:
             self._close()
         finally:
             # A loop that breaks off leaves Accelerate's own iterator to the garbage collector; so do we.
+            known = self._passes[self._place.epoch]
+            known.end = self.random_state()
+            known.broken_off = None if batch is _END else self._place.batch
             self._serving = False
             self._batches = iter(())
 
@@ -169,8 +184,7 @@ class Feed:
         Drawing the order anew consumes randomness, so the random state of the moment is restored
         only after the first batch has come.
         """
-        if not self._serving and self._goes_on_to is None:
-            self._goes_on_to = self._epoch_of_loader()
+        self._rewound = not self._serving
         rng.restore(place.origin, self._generators)
         self._open(place)
         self._after_pull = random_state
@@ -181,6 +195,8 @@ class Feed:
 
     def refresh(self) -> None:
         """Draw what was prefetched again, so that new mixture weights reach the very next batch."""
+        if not self._passes:
+            return
         self.rewind(self._place, self.random_state())
 
     def random_state(self) -> rng.RandomState:
@@ -192,17 +208,18 @@ class Feed:
 
     def _pull(self, last: int) -> Any:
         while True:
-            batch = next(self._batches, _END)
+            known = self._passes[self._place.epoch]
+            batch = _END if self._place.batch == known.broken_off else next(self._batches, _END)
             if batch is _END:
                 self._restore_random_state()
-                self._finish_pass()
+                self._finish_pass(known)
                 if self._place.epoch >= last:
                     return _END
                 self._cross(self._place.epoch + 1)
                 continue
             key = self._place.key
             self._last = self._place
-            self._place = Place(self._place.epoch, self._place.batch + 1, self._place.origin)
+            self._place = replace(self._place, batch=self._place.batch + 1)
             if any(window.holds(key) for window in self.left_out):
                 continue
             self._restore_random_state()
@@ -214,19 +231,22 @@ class Feed:
             rng.restore(self._after_pull, self._generators)
             self._after_pull = None
 
-    def _begin_pass(self) -> int:
+    def _begin_pass(self, skipped: int) -> int:
         """Open the pass that the loop asks for; returns its number, after which the loop's pass ends."""
-        if self._goes_on_to is not None:
+        last = self._next
+        self._next += 1
+        self._passes.pop(last - PASSES, None)
+        if self._rewound:
             # Rewound between two passes: what was rewound to comes first.
-            last, self._goes_on_to = self._goes_on_to, None
-            return last
-        last = self._epoch_of_loader()
-        origin = self.random_state()
-        self._origins[last] = origin
-        for states in (self._origins, self._ends):
-            states.pop(last - PASSES, None)
-        self._open(Place(last, 0, origin))
+            self._rewound = False
+        else:
+            batch = skipped // self._base_batches()
+            self._begin(Place(last, batch, self.random_state(), self._iteration()))
         return last
+
+    def _begin(self, first: Place) -> None:
+        self._passes.setdefault(first.epoch, _Pass(first)).first = first
+        self._open(first)
 
     def _cross(self, epoch: int) -> None:
         """From a rewound pass into the next one, with the randomness that it began with.
@@ -234,35 +254,31 @@ class Feed:
         Epoch-end code (an evaluation, say) may have drawn from it in between: where the rewound pass ended in
         the same state as it did the first time, so does what follows. Else the two were different passes.
         """
-        origin = self.random_state()
-        end = self._ends.get(epoch - 1)
-        if epoch in self._origins and end is not None and origin.same_as(end):
-            origin = self._origins[epoch]
-            rng.restore(origin, self._generators)
+        known, end = self._passes.get(epoch), self._passes[epoch - 1].end
+        first = Place(epoch, 0, self.random_state(), self._iteration())
+        if known is not None:
+            first = replace(known.first, origin=first.origin)
+            if end is not None and first.origin.same_as(end):
+                first = known.first
+                rng.restore(first.origin, self._generators)
         self._desk.crossed(self, epoch)
-        self._open(Place(epoch, 0, origin))
+        self._begin(first)
 
     def _open(self, place: Place) -> None:
         self._close()
         self._place = place
         self._source = self.loader
         if hasattr(self.loader, "iteration"):
-            self.loader.iteration = place.epoch
+            self.loader.iteration = place.iteration
         if self.mixture is not None:
-            self._seek(place)
+            if self.draw_at(place) == (place.iteration + 1) * self.mixture.epoch_size:
+                self._source = ()  # to seek to a pass's end would begin the next one
+            else:
+                # Also to a pass's start: a seek of a place that was given up again may be waiting.
+                self.mixture.sampler.seek(self.draw_at(place))
         elif place.batch:
             self._source = skip_first_batches(self.loader, place.batch * self._base_batches())
         self._batches = iter(self._source)
-
-    def _seek(self, place: Place) -> None:
-        """Have the mixture's next pass begin at a place; at the end of one there is none to begin."""
-        assert self.mixture is not None
-        if self.draw_at(place) == (place.epoch + 1) * self.mixture.epoch_size:
-            self._source = ()
-        else:
-            # What the loader itself skips comes on top.
-            skipped = self._skipped_batches() * self.draws_per_batch
-            self.mixture.sampler.seek(self.draw_at(place) - skipped)
 
     def _close(self) -> None:
         close = getattr(self._batches, "close", None)
@@ -273,16 +289,15 @@ class Feed:
             self._source.end()
         self._batches = iter(())
 
-    def _finish_pass(self) -> None:
-        # A skipping copy counted its own pass, and one that was rewound to its end counted nothing.
-        if self._place.batch and getattr(self.loader, "iteration", None) == self._place.epoch:
-            self.loader.iteration = self._place.epoch + 1
+    def _finish_pass(self, known: _Pass) -> None:
+        # A skipping copy counted its own pass; the loader itself must count it too, if it did at first.
+        skipped_by_loop = known.first.batch > 0
+        counted = known.broken_off is None and not skipped_by_loop
+        if hasattr(self.loader, "iteration") and not (counted and self._source is self.loader):
+            self.loader.iteration = known.first.iteration + counted
 
-    def _epoch_of_loader(self) -> int:
-        return int(getattr(self.loader, "iteration", self._place.epoch))
-
-    def _skipped_batches(self) -> int:
-        return self._skipped // self._base_batches()
+    def _iteration(self) -> int:
+        return int(getattr(self.loader, "iteration", self._next))
 
     def _base_batches(self) -> int:
         # A dispatcher counts the base loader's batches, of which each step takes one a process.
@@ -295,17 +310,21 @@ _END = object()
 
 
 class WatchedLoader(wrapt.ObjectProxy[Any]):
-    """A prepared loader whose iteration goes through a feed; in all else it is that loader."""
+    """A prepared loader whose iteration goes through a feed; in all else it is that loader.
 
-    def __init__(self, loader: Any, desk: Desk, base: Any = None, skipped: int = 0) -> None:
+    ``whole`` and ``skipped`` are given for what ``skip_first_batches`` made of a watched loader: it is
+    served by the same feed, which knows where in the data it stands.
+    """
+
+    def __init__(self, loader: Any, desk: Desk, whole: WatchedLoader | None = None, skipped: int = 0) -> None:
         super().__init__(loader)
-        self._self_feed = Feed(loader, desk, base, skipped)
+        self._self_feed: Feed = Feed(loader, desk) if whole is None else whole.feed
+        self._self_skipped = skipped
 
     @property
     def feed(self) -> Feed:
         """The feed that serves this loader's batches."""
-        feed: Feed = self._self_feed
-        return feed
+        return self._self_feed
 
     def __iter__(self) -> Iterator[Any]:
-        return self._self_feed.serve()
+        return self._self_feed.serve(self._self_skipped)

@@ -173,6 +173,12 @@ class Ring:
             self._remove(newer)
         self._last = tick
 
+    def clear(self) -> None:
+        """Forget all snapshots: none of them is a state to return to any more."""
+        for snapshot in list(self._snapshots):
+            self._remove(snapshot)
+        self._last = -1
+
     def forget_places(self) -> None:
         """Another loader trains: the snapshots' places in the data are none of its."""
         for snapshot in self._snapshots:

@@ -25,17 +25,35 @@ def hand_divisor(loss: torch.Tensor) -> float:
     Loops that count accumulation by hand write ``loss = loss / steps`` before ``backward``: the
     division by a Python number is then the graph's last node.
     """
-    node = loss.grad_fn
-    if node is None or node.name() != "DivBackward0":
-        return 1.0
-    divisor = getattr(node, "_saved_other", None)
+    number = _whole_operand(loss.grad_fn, "DivBackward0")
+    return number if number >= 2.0 else 1.0
+
+
+def hand_factor(loss: torch.Tensor) -> float:
+    """The product of the whole Python numbers by which the loop at last multiplied the loss; 1 if none.
+
+    A loop that divides by all tokens of a window multiplies by Accelerate's divisor, and by the number of
+    processes, to undo what ``backward`` and the gradients' mean will divide by.
+    """
+    node, factor = loss.grad_fn, 1.0
+    while (number := _whole_operand(node, "MulBackward0")) >= 1.0:
+        assert node is not None
+        node, factor = node.next_functions[0][0], factor * number
+    return factor
+
+
+def _whole_operand(node: Any, name: str) -> float:
+    """The whole Python number that a node of the graph computed with; 0 if it is no such node."""
+    if node is None or node.name() != name:
+        return 0.0
+    operand = getattr(node, "_saved_other", None)
     # Python's numbers are kept as host tensors of these two types: reading one waits for no device.
-    if not isinstance(divisor, torch.Tensor) or divisor.dtype not in (torch.int64, torch.float64):
-        return 1.0
-    if divisor.ndim or divisor.device.type != "cpu":
-        return 1.0
-    number = float(divisor)
-    return number if number >= 2.0 and number.is_integer() else 1.0
+    if not isinstance(operand, torch.Tensor) or operand.dtype not in (torch.int64, torch.float64):
+        return 0.0
+    if operand.ndim or operand.device.type != "cpu":
+        return 0.0
+    number = float(operand)
+    return number if number.is_integer() else 0.0
 
 
 def count_examples(batch: Any) -> int:
@@ -73,7 +91,9 @@ class Recorder:
         self.examples = 0
         self.refused: set[str] = set()
         self._fixed = fixed
-        self._accumulation = 1.0
+        self._accumulation: float | None = None  # the division by hand that proved to be accumulation
+        self._shares = False
+        self._steps = 1
         self._loss = _Loss()
         self._divisors: list[float] = []
         self._grad_norm: torch.Tensor | float | None = None
@@ -85,12 +105,17 @@ class Recorder:
         """Name the sources once the mixture is known."""
         self.sources = tuple(names)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Take the loss of one micro-batch, as ``accelerator.backward`` was given it."""
+    def backward(self, loss: torch.Tensor, steps: int = 1, processes: int = 1) -> None:
+        """Take the loss of one micro-batch, as ``accelerator.backward`` was given it.
+
+        ``steps`` is the number by which Accelerate is about to divide it.
+        """
         value = _number(loss if loss.ndim == 0 else loss.detach().mean())
         self._loss.total = value if self._loss.total is None else self._loss.total + value
         self._loss.count += 1
         self._divisors.append(hand_divisor(loss))
+        self._steps = steps
+        self._shares = steps > 1 and hand_factor(loss) == steps * processes
         self.micro_batches += 1
 
     def grad_norm(self, norm: torch.Tensor | float) -> None:
@@ -209,11 +234,29 @@ class Recorder:
             return total / count, 1.0
         if self._loss.total is None:
             return 0.0, 0.0
-        divisor = self._divisors[0]
-        if divisor > 1.0 and set(self._divisors) == {divisor} and divisor == self._loss.count:
-            self._accumulation = divisor
+        if self._shares:
+            # Each micro-batch gave its share of the window's loss, times what Accelerate divides by.
+            return self._loss.total / self._steps, 1.0
+        divisor, count = self._divisors[0], self._loss.count
+        if divisor > 1.0 and set(self._divisors) == {divisor}:
+            if divisor == count:
+                self._accumulation = divisor
+            elif self._accumulation is None:
+                # A mean over the batch, or a loop whose first window is short: the next tick tells which.
+                self._accumulation = 1.0
+                return 0.0, 0.0
         scale = divisor if divisor == self._accumulation else 1.0
-        return self._loss.total * (scale / self._loss.count), 1.0
+        return self._loss.total * (scale / count), 1.0
+
+    @property
+    def doubt(self) -> str | None:
+        """What cannot be known of this tick's loss, for the start report; None where all is clear."""
+        if self._loss.count < 2 or self._steps > 1 or max(self._divisors) > 1.0 or "loss" in self._log:
+            return None
+        return (
+            f"loss: {self._loss.count} micro-batches a step and no division by their number: taken as their "
+            "mean; if each is its share of a sum over the step, controller.log(loss=...) with that sum"
+        )
 
 
 def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:

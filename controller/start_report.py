@@ -9,7 +9,8 @@ from ..policies.policy import Mode, Policy
 from .run import Run
 
 LOSS = (
-    "as given to accelerator.backward, mean over a tick's micro-batches (controller.log(loss=...) overrides)"
+    "as given to accelerator.backward, mean over a tick's micro-batches; what the loop divided or multiplied "
+    "by their number is undone (controller.log(loss=...) overrides)"
 )
 NEEDS_COUNTER = (
     "the loop's counter is its own: count with controller.epochs(n) or controller.steps(n) "

@@ -33,8 +33,8 @@ class Listener(Desk, Protocol):
         """``accelerator.clip_grad_norm_`` returned this norm."""
         ...
 
-    def before_step(self) -> None:
-        """The inner optimizer's step begins."""
+    def before_step(self, *, closure: bool) -> None:
+        """The inner optimizer's step begins; with a closure it evaluates the loss inside."""
         ...
 
     def after_step(self) -> None:
@@ -43,6 +43,14 @@ class Listener(Desk, Protocol):
 
     def step_raised(self) -> None:
         """The optimizer's step raised, so that it will not be reported as done."""
+        ...
+
+    def loaded(self, folder: str | None) -> None:
+        """``accelerator.load_state`` has put another state in place."""
+        ...
+
+    def freed(self) -> None:
+        """``accelerator.free_memory`` is called: what was prepared is to be forgotten."""
         ...
 
     def close(self) -> None:
@@ -70,10 +78,14 @@ class Wrapping:
         self._patched: list[tuple[Any, str, MethodType]] = []
         self._hooks: list[Any] = []
         self._depth = 0
-        self._patch(accelerator, "prepare", self._prepare)
+        self._preparing = False
+        for name in ("prepare", "prepare_data_loader", "prepare_optimizer", "prepare_scheduler"):
+            self._patch(accelerator, name, self._prepare)
         self._patch(accelerator, "backward", self._backward)
         self._patch(accelerator, "clip_grad_norm_", self._clip)
         self._patch(accelerator, "skip_first_batches", self._skip_first_batches)
+        self._patch(accelerator, "load_state", self._load_state)
+        self._patch(accelerator, "free_memory", self._free_memory)
         self._patch(accelerator, "end_training", self._end_training)
 
     def steer(self, optimizer: Any) -> None:
@@ -85,14 +97,23 @@ class Wrapping:
         ]
         self._patch(optimizer, "step", self._step)
 
-    def release(self) -> None:
-        """Put the accelerator and the optimizer back as they were."""
+    def let_go(self) -> None:
+        """Follow the optimizer's steps no more."""
         for hook in self._hooks:
             hook.remove()
-        for owner, name, method in self._patched:
+        self._hooks = []
+        self._unpatch([patched for patched in self._patched if patched[0] is not self._accelerator])
+
+    def release(self) -> None:
+        """Put the accelerator and the optimizer back as they were."""
+        self.let_go()
+        self._unpatch(list(self._patched))
+
+    def _unpatch(self, patched: list[tuple[Any, str, Any]]) -> None:
+        for owner, name, method in patched:
             if owner.__dict__.get(name) is method:
                 del owner.__dict__[name]
-        self._hooks, self._patched = [], []
+            self._patched.remove((owner, name, method))
 
     def _patch(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         original = getattr(owner, name)
@@ -106,7 +127,13 @@ class Wrapping:
         self._patched.append((owner, name, method))
 
     def _prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
+        if self._preparing:
+            return original(*args, **kwargs)
+        self._preparing = True
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            self._preparing = False
         parts = result if isinstance(result, tuple) else (result,)
         watched = [self._watch(part) if isinstance(part, DataLoader) else part for part in parts]
         self._listener.prepared(
@@ -131,14 +158,26 @@ class Wrapping:
     def _skip_first_batches(
         self, original: Callable[..., Any], dataloader: Any, num_batches: int = 0
     ) -> Any:
-        inner = dataloader.__wrapped__ if type(dataloader) is WatchedLoader else dataloader
-        return WatchedLoader(original(inner, num_batches), self._listener, inner, num_batches)
+        if type(dataloader) is not WatchedLoader:
+            return WatchedLoader(original(dataloader, num_batches), self._listener)
+        rest = original(dataloader.__wrapped__, num_batches)
+        return WatchedLoader(rest, self._listener, dataloader, num_batches)
 
-    def _before_step(self, *_: Any) -> None:
+    def _load_state(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        folder = args[0] if args else kwargs.get("input_dir")
+        self._listener.loaded(None if folder is None else str(folder))
+        return result
+
+    def _free_memory(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._listener.freed()
+        return original(*args, **kwargs)
+
+    def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # A subclass's step that calls its parent's runs torch's hooks once for each of them.
         self._depth += 1
         if self._depth == 1:
-            self._listener.before_step()
+            self._listener.before_step(closure=_has_closure(args, kwargs))
 
     def _after_step(self, *_: Any) -> None:
         self._depth -= 1
@@ -156,3 +195,8 @@ class Wrapping:
     def _end_training(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._listener.close()
         return original(*args, **kwargs)
+
+
+def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether ``step`` was given a closure; its first argument is the optimizer."""
+    return any(callable(part) for part in (*args[1:], kwargs.get("closure")))

@@ -32,7 +32,9 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     target = next((s for s in run.ring.snapshots if s.tick == tick), None)
     if target is None:
         raise Refused(_why_none(run, decision, params["to"]))
-    data = params["data"] if run.rewinds is None and target.moment.place is not None else FORWARD
+    place = target.moment.place
+    known = run.feed is not None and place is not None and run.feed.knows(place)
+    data = params["data"] if run.rewinds is None and known else FORWARD
     saved = Saved.of(run)
     left_out = saved.or_put_back(run, lambda: _restore(run, decision, target, data))
     details = {
@@ -45,7 +47,7 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     }
     if data != params["data"]:
         details["asked"] = params["data"]
-        details["because"] = run.rewinds or "the snapshot has no place in the data"
+        details["because"] = run.rewinds or "the snapshot's place in the data is not known any more"
 
     def commit() -> None:
         run.ring.release(saved.tensors)

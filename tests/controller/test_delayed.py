@@ -48,9 +48,9 @@ def watched(monkeypatch: pytest.MonkeyPatch, name: str, seen: list[tuple[int, An
     cycles: list[Cycle] = []
     begin = Cycle.before_step
 
-    def before_step(self: Cycle) -> None:
+    def before_step(self: Cycle, *, closure: bool = False) -> None:
         cycles[:] = [self]
-        begin(self)
+        begin(self, closure=closure)
 
     def noted(self: Pilot, sample: Any) -> Any:
         seen.append((cycles[0].run.clock.tick, sample.tick))

@@ -43,8 +43,43 @@ def test_a_loss_divided_by_hand_is_given_back_its_size() -> None:
 
 def test_a_mean_over_the_batch_is_no_accumulation() -> None:
     recorder = Recorder()
+    # One window does not tell the two apart.
+    recorder.backward(loss_of(8.0) / 4)
+    assert measured(recorder) == {}
+    recorder.clear()
     recorder.backward(loss_of(8.0) / 4)
     assert measured(recorder)["loss"] == 2.0
+
+
+def test_a_short_first_window_is_no_measurement() -> None:
+    recorder = Recorder()
+    recorder.backward(loss_of(8.0) / 2)
+    assert measured(recorder) == {}
+    recorder.clear()
+    recorder.backward(loss_of(4.0) / 2)
+    recorder.backward(loss_of(6.0) / 2)
+    assert measured(recorder)["loss"] == 5.0
+
+
+def test_shares_of_a_windows_loss_are_added_up() -> None:
+    recorder = Recorder()
+    for share in (1.0, 2.0, 3.0, 4.0):
+        recorder.backward(loss_of(share) * 4 * 1, steps=4)
+    assert measured(recorder)["loss"] == 10.0
+    recorder.clear()
+    # The last window of an epoch holds fewer micro-batches; Accelerate divides by the same number.
+    recorder.backward(loss_of(9.0) * 4 * 2, steps=4, processes=2)
+    assert measured(recorder)["loss"] == 18.0  # the mean over both processes' 18 and 0, say, is 9
+
+
+def test_undivided_micro_batches_leave_a_doubt() -> None:
+    recorder = Recorder()
+    recorder.backward(loss_of(1.0))
+    assert recorder.doubt is None
+    recorder.backward(loss_of(1.0))
+    assert "controller.log(loss=...)" in str(recorder.doubt)
+    recorder.log({"loss": 2.0})
+    assert recorder.doubt is None
 
 
 @pytest.mark.parametrize(

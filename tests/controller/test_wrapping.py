@@ -267,9 +267,14 @@ def test_closing_leaves_the_accelerator_as_it_was(tmp_path: Path) -> None:
     controller = Controller(accelerator, policy=policy, run_dir=tmp_path, say=lambda line: None)
     assert set(vars(accelerator)) - before == {
         "prepare",
+        "prepare_data_loader",
+        "prepare_optimizer",
+        "prepare_scheduler",
         "backward",
         "clip_grad_norm_",
         "skip_first_batches",
+        "load_state",
+        "free_memory",
         "end_training",
     }
     controller.close()
