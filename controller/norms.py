@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-MAX_SHARE = 0.005
+MAX_SHARE = 0.002
 """Share of training time that measuring the model may take."""
 
 LONGEST = 100

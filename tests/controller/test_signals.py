@@ -167,7 +167,7 @@ def test_the_cadence_of_the_norms_follows_from_their_cost() -> None:
     norms = Norms([torch.ones(2)], clock=lambda: next(time) * 1e-3)
     norms.before_step(1)
     assert norms.after_step(1, step_seconds=0.02)
-    # 2 ms of 20 ms steps at half a percent: every 20 ticks.
-    assert norms.after_step(20, 0.02) == {}
-    norms.before_step(21)
-    assert norms.after_step(21, 0.02)
+    # 2 ms of 20 ms steps at a fifth of a percent: every 50 ticks.
+    assert norms.after_step(50, 0.02) == {}
+    norms.before_step(51)
+    assert norms.after_step(51, 0.02)
