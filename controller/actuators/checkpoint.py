@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...policies.types import Decision
+from ..ring import Moment
 from ..run import Run
 from .effect import Effect
+from .rollback import moment_of
 
 FOLDER = "checkpoints"
 STATE = "midcourse.json"
@@ -19,11 +21,15 @@ STATE = "midcourse.json"
 
 def checkpoint(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Save the state under ``RUN/checkpoints``; ``accelerator.load_state`` reads it."""
-    return Effect({"path": str(save(run, f"tick-{run.clock.tick}"))})
+    now = moment_of(run, run.feed, None if run.feed is None else run.feed.place)
+    return Effect({"path": str(save(run, f"tick-{run.clock.tick}", now))})
 
 
-def save(run: Run, name: str) -> Path:
-    """Write a checkpoint that is complete or not there at all: under a temporary name, then renamed."""
+def save(run: Run, name: str, moment: Moment) -> Path:
+    """Write a checkpoint that is complete or not there at all: under a temporary name, then renamed.
+
+    ``moment`` is that of the state which stands in the model now: a snapshot's, if one was restored.
+    """
     final = run.directory / FOLDER / name
     partial = final.with_name(f".{name}.partial")
 
@@ -32,7 +38,7 @@ def save(run: Run, name: str) -> Path:
         partial.mkdir(parents=True)
 
     def finish() -> None:
-        (partial / STATE).write_text(json.dumps(_own_state(run)), encoding="utf-8")
+        (partial / STATE).write_text(json.dumps(_own_state(run, moment)), encoding="utf-8")
         _sync(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -45,15 +51,15 @@ def save(run: Run, name: str) -> Path:
     return final
 
 
-def _own_state(run: Run) -> dict[str, Any]:
-    place = None if run.feed is None else run.feed.place
+def _own_state(run: Run, moment: Moment) -> dict[str, Any]:
+    place = moment.place
     return {
-        "tick": run.clock.tick,
-        "step": run.clock.step,
-        "branch": run.clock.branch,
+        "tick": moment.tick,
+        "step": moment.step,
+        "branch": moment.branch,
         "epoch": None if place is None else place.epoch,
         "batch": None if place is None else place.batch,
-        "detectors": run.detectors.state_dict(),
+        "detectors": moment.detectors,
         "overrides": run.layers.state_dict(),
         "mixture": None if run.mix is None else run.mix.state_dict(),
     }

@@ -26,7 +26,7 @@ def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
 
     def write() -> Path:
         run.ranks.together(restore)
-        return save(run, "stopped")
+        return save(run, "stopped", before.moment if target is None else target.moment)
 
     path = before.or_put_back(run, write)
     saved = "the present state" if target is None else f"the good state of step {target.moment.step}"

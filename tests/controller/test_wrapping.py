@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def test_a_fault_that_stays_ends_in_stop_with_the_good_state_saved(tmp_path: Pat
     with pytest.raises(TrainingStopped, match=r"accelerator.load_state") as raised:
         train(tmp_path, watch(), spoil=nan_at(*range(70, 200)), epochs=12, owned=False)
     assert "bad-step" in str(raised.value)
-    assert (tmp_path / "checkpoints" / "stopped" / "midcourse.json").exists()
+    state = json.loads((tmp_path / "checkpoints" / "stopped" / "midcourse.json").read_text())
+    assert state["tick"] == state["step"] < 70  # where the saved state stood, not where the run was stopped
     saved = next((tmp_path / "checkpoints" / "stopped").glob("model*.safetensors"))
     from safetensors.torch import load_file
 
