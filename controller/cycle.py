@@ -14,55 +14,35 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from ..monitors.types import Sample
 from ..policies.policy import Policy
-from ..policies.types import Decision, Outcome, Result, Status, Verdict
-from .actuators.act import carry_out
-from .actuators.rollback import moment_of
 from .loader import Feed
 from .loop import TrainingStopped
 from .metrics import Metrics
 from .norms import Norms, gradient_norm
+from .orders import Orders
 from .pilot import Pilot
 from .run import Run
 from .signals import CONTROL, Recorder, count_examples, unpack
+from .snapshots import PassEnds, Snapshots
 from .transport import Transport
 
 log = logging.getLogger("midcourse")
-
-T = TypeVar("T")
-
-COMMAND, SNAPSHOT = 1, 2
-"""Flags that rank 0 puts into the control slot of a tick's vector."""
 
 TWO_LOADERS = (
     "two loaders are read at once, so which one trains is ambiguous: name it, Controller(..., "
     "training_loader=loader), or put the data together in a midcourse.Mixture"
 )
 
-
 READS_AHEAD = (
     "the loop asks for its next batch before it has used the last one, so its place in the data is unknown"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What rank 0 has all processes do at the next batch request."""
-
-    decision: Decision | None = None
-    verdicts: tuple[Verdict, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.decision is not None or bool(self.verdicts)
 
 
 class Cycle:
@@ -96,8 +76,10 @@ class Cycle:
         self.run = run
         self.recorder = recorder
         self._norms = norms
-        self._pilot = pilot
         self._metrics = metrics
+        self._orders = Orders(run, pilot, metrics)
+        self._snapshots = Snapshots(run, metrics, enabled=snapshots, delayed=delayed)
+        self._pass_ends = PassEnds(run)
         self._transport = Transport(run.accelerator.device) if delayed else None
         self._on_feed = on_feed
         self._clock = clock
@@ -107,18 +89,10 @@ class Cycle:
         self._ahead = False
         self._pulled_at = 0
         self._inside = False
-        self._pending = Command()
-        self._command_due = False
-        self._shown_weights: Mapping[str, float] | None = None
-        self._snapshots = self._snapshot_due = snapshots
-        self._snapshot_asked = False  # a flag that is on its way must not be raised a second time
         self._skipped = False
         self._stop_told = False
-        self._healthy = True
         self._sample = Sample(0, 0, 0)
         self._vector: torch.Tensor | None = None
-        self._marks_at_end: tuple[Any, ...] | None = None
-        self._schedule_at: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         self._last_step: float | None = None
         self._step_seconds = 0.0
 
@@ -184,7 +158,7 @@ class Cycle:
         if not closure:
             self._measure()
         if not closure and self._transport is None:
-            self._guard()
+            self._skipped = self._orders.guard(self._sample)
         if not self._skipped:
             self._norms.before_step(tick)
         self._account("signals", began)
@@ -212,62 +186,14 @@ class Cycle:
         self._sample.signals.update(unpack(self.recorder.names, vector))
         self._heed(self._sample)
 
-    def _guard(self) -> None:
-        """Skip the update where a rule says so; every rank sees the same numbers, rank 0 decides."""
-        run, sample = self.run, self._sample
-        decision = self._ask(lambda pilot: pilot.judge_step(sample))
-        if run.ranks.world > 1:
-            decision = self._share_if_suspicious(decision)
-        if decision is None:
-            return
-        if not any(action.name == "skip_step" for action in decision.actions):
-            self._hold(decision)
-            return
-        outcome = carry_out(run, decision)
-        self._skipped = outcome.status is Status.APPLIED
-        self._ask(lambda pilot: pilot.settle(outcome))
-
-    def _ask(self, part: Callable[[Pilot], T]) -> T | None:
-        """Have the pilot do its part; with several processes its failure ends the deciding alone."""
-        if self._pilot is None:
-            return None
-        if self.run.ranks.world == 1:
-            return part(self._pilot)
-        try:
-            return part(self._pilot)
-        except Exception:
-            log.exception("Midcourse failed: the training goes on, and nothing is decided any more")
-            if self._metrics is not None:
-                self._metrics.error("controller")
-            self._pilot = None
-            return None
-
-    def _share_if_suspicious(self, decision: Decision | None) -> Decision | None:
-        """Rank 0's decision, at once, where the numbers that all ranks see may call for one.
-
-        What it decides on other grounds (an alarm that lasts, say) waits for the next batch request.
-        """
-        signals = self._sample.signals
-        if signals.get("grad_norm") == 0.0 or not all(map(math.isfinite, signals.values())):
-            shared: Decision | None = self.run.ranks.share(decision)
-            return shared
-        self._hold(decision)
-        return None
-
     def _control(self) -> float:
-        if self._pilot is None:
-            return 0.0
-        command = COMMAND if self._pending else 0
-        due = self._pilot.acting and self._healthy and self.run.ring.due(self.run.clock.tick + 1)
-        wanted = due and not self._snapshot_asked
-        self._snapshot_asked = self._snapshot_asked or wanted
-        return float(command | (SNAPSHOT if wanted else 0))
+        return float(self._orders.flags | self._snapshots.flags(self._orders.may_act))
 
     def _heed(self, sample: Sample) -> None:
         """Read rank 0's flags off a reduced vector (a mean over ranks: only rank 0 gives a number)."""
         flags = round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world)
-        self._snapshot_due = self._snapshot_due or bool(flags & SNAPSHOT)
-        self._command_due = self._command_due or bool(flags & COMMAND)
+        self._orders.heed(flags)
+        self._snapshots.heed(flags)
 
     # -- the backward half ------------------------------------------------------------------------
 
@@ -290,12 +216,12 @@ class Cycle:
         self._account("signals", began)
         if self._vector is None:
             sample.signals.update({name: float(value) for name, value in measured.items()})
-            self._judge(sample)
+            self._orders.judge(sample)
         elif self._transport is not None:
             self._transport.send(sample, self.recorder.names, self._vector, measured)
             for arrived in self._transport.receive():
                 self._heed(arrived)
-                self._judge(arrived)
+                self._orders.judge(arrived)
         self.recorder.clear()
         if run.layers:
             run.layers.expire(run.clock.tick + 1)
@@ -319,24 +245,6 @@ class Cycle:
                 sample.signals["samples_per_second"] = examples / self._step_seconds
         self._last_step = now
 
-    def _judge(self, sample: Sample) -> None:
-        if self._pilot is None or sample.branch != self.run.clock.branch:
-            return
-        judged = self._ask(lambda pilot: (*pilot.judge(sample), pilot.take_verdicts()))
-        if judged is None:
-            return
-        decision, self._healthy, verdicts = judged
-        self.run.ring.judged(sample.tick, self._healthy)
-        self._hold(decision, verdicts)
-
-    def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
-        """Keep what was decided until all processes can do it: with one process that is the next request."""
-        if self._pilot is None or (decision is None and not verdicts):
-            return
-        kept = self._pending
-        self._pending = Command(decision or kept.decision, (*kept.verdicts, *verdicts))
-        self._command_due = self._command_due or self.run.ranks.world == 1
-
     # -- between two steps ------------------------------------------------------------------------
 
     def requested(self, feed: Feed) -> bool:
@@ -347,7 +255,7 @@ class Cycle:
         """
         if feed is not self.run.feed and (self._begun or self.run.stopped is not None):
             return True
-        if self._command_due and self.recorder.micro_batches:
+        if self._orders.due and self.recorder.micro_batches:
             self._reads_ahead()
         if self.run.stopped is None and not self._ahead:
             self.at_rest()
@@ -360,49 +268,14 @@ class Cycle:
 
     def at_rest(self) -> None:
         """Between two updates, with no gradients pending: do what was decided, let ramps go on."""
-        run = self.run
-        if self.recorder.micro_batches:
-            return
-        if self._command_due:
-            self._command_due = False
-            command = run.ranks.share(self._pending)
-            self._pending = Command()
-            self._obey(command)
-        if run.mix is not None and run.stopped is None:
-            run.mix.follow(run.clock.tick + 1)
-        if self._metrics is not None:
-            self._show_overrides(self._metrics)
-
-    def _show_overrides(self, metrics: Metrics) -> None:
-        metrics.override("lr", self.run.learning_rate.multiplier)
-        mix = self.run.mix
-        if mix is not None and mix.weights is not self._shown_weights:
-            self._shown_weights = mix.weights
-            for name, weight in mix.applied.items():
-                metrics.override(f"weight/{name}", weight)
-
-    def _obey(self, command: Command) -> None:
-        run = self.run
-        touched: set[str] = set()
-        for verdict in command.verdicts:
-            run.ring.unpin(verdict.decision_id)
-            if verdict.result is not Result.DID_NOT_HELP:
-                continue
-            touched |= run.layers.withdraw(verdict.decision_id)
-            if run.feed is not None:
-                run.feed.take_again(verdict.decision_id)
-        if run.mix is not None and any(name.startswith("weight/") for name in touched):
-            run.mix.apply_now(run.clock.tick + 1)
-        if command.decision is None:
-            return
-        outcome = carry_out(run, command.decision)
-        self._ask(lambda pilot: pilot.settle(outcome))
+        if not self.recorder.micro_batches:
+            self._orders.obey()
 
     def pulled(self, feed: Feed, batch: Any) -> None:
         """A batch is on its way to the loop: count it, and take a snapshot if one is due."""
         if not self._begun and feed is not self._pulled:
             # An evaluation may come first, but it is the training loader's first batch that is returned to.
-            self._snapshot_due = self._snapshots
+            self._snapshots.start_over()
         self._pulled = feed
         if self._begun and feed is not self.run.feed:
             return
@@ -414,59 +287,44 @@ class Cycle:
             self._snapshot_if_due(feed)
 
     def entered(self, feed: Feed) -> None:
-        """A pass begins: if epoch-end code has stepped a scheduler, a later rewind must do so too."""
-        if self._metrics is not None and feed is self.run.feed:
-            self._metrics.epoch(feed.place.epoch)
-        if feed is self.run.feed and self._marks_at_end not in (None, self.run.state.schedule_marks()):
-            self._schedule_at[feed.place.epoch] = self.run.state.schedule()
+        """A pass begins."""
+        if feed is self.run.feed:
+            self._pass_ends.entered(feed.place.epoch)
+            if self._metrics is not None:
+                self._metrics.epoch(feed.place.epoch)
 
     def left(self, feed: Feed) -> None:
-        """A pass is over: note how far the schedulers have come before epoch-end code runs."""
+        """A pass is over; what follows is epoch-end code."""
         if feed is self.run.feed:
-            self._marks_at_end = self.run.state.schedule_marks()
+            self._pass_ends.left()
 
     def crossed(self, feed: Feed, epoch: int) -> None:
-        """A rewound pass went over into the next without epoch-end code: do to the schedule what that did."""
-        if epoch in self._schedule_at:
-            self.run.state.restore_schedule(*self._schedule_at[epoch])
+        """A rewound pass went over into the next without epoch-end code."""
+        self._pass_ends.crossed(epoch)
 
     def _snapshot_if_due(self, feed: Feed | None = None) -> None:
-        if not self._snapshot_due or not self.run.ring.keep:
-            return
         began = self._clock()
-        self._snapshot_due = self._snapshot_asked = False
-        run = self.run
-        moment = moment_of(run, feed, None if feed is None else feed.last)
-        snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
-        # With delayed signals this tick's sample is still on its way: it decides when it comes.
-        snapshot.good = self._healthy and (self._transport is None or not self._begun)
-        if self._metrics is not None:
-            self._metrics.snapshot(len(run.ring), run.ring.bytes, run.ring.stall)
-        self._account("snapshots", began)
+        if self._snapshots.take_if_due(feed, healthy=self._orders.healthy, begun=self._begun):
+            self._account("snapshots", began)
 
     def loaded(self) -> None:
         """The loop loaded a state of its own: what was learnt and kept of the course before is void."""
         run = self.run
-        self._drop("the loop loaded a state of its own")
+        self._orders.drop("the loop loaded a state of its own")
         run.clock.branch += 1
         run.detectors.load_state_dict({"monitors": {}})
         run.ring.clear()
         run.trail.clear()
-        self._healthy, self._snapshot_due = True, self._snapshots
+        self._orders.healthy = True
+        self._snapshots.start_over()
 
     def drain(self) -> None:
         """At the end: judge what is still on its way, and settle what can no longer be done."""
         if self._transport is not None:
             for sample in self._transport.receive(all_of_them=True):
                 self._heed(sample)
-                self._judge(sample)
-        self._drop("the run ended first")
-
-    def _drop(self, reason: str) -> None:
-        decision, self._pending = self._pending.decision, Command()
-        self._command_due = False
-        if decision is not None and self._pilot is not None:
-            self._pilot.settle(Outcome(decision.id, Status.FAILED, self.run.clock.tick, reason))
+                self._orders.judge(sample)
+        self._orders.drop("the run ended first")
 
     def _account(self, part: str, began: float) -> None:
         if self._metrics is not None:

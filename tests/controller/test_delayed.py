@@ -13,7 +13,9 @@ from small_loop import Trace, rollback_policy, train
 from midcourse.controller import assembly
 from midcourse.controller.cycle import Cycle
 from midcourse.controller.journal.reader import JournalReader
+from midcourse.controller.orders import Orders
 from midcourse.controller.pilot import Pilot
+from midcourse.controller.snapshots import Snapshots
 from midcourse.policies.types import Status
 
 torch.set_num_threads(1)
@@ -113,19 +115,20 @@ def test_a_snapshot_is_good_only_when_its_own_sample_was_judged_and_is_taken_onc
 ) -> None:
     taken: list[tuple[int, bool]] = []
     good: list[tuple[int, list[int]]] = []
-    snap, judge = Cycle._snapshot_if_due, Cycle._judge
+    take, judge = Snapshots.take_if_due, Orders.judge
 
-    def snapshot_if_due(self: Cycle, *args: Any) -> None:
-        before = [id(s) for s in self.run.ring.snapshots]
-        snap(self, *args)
-        taken.extend((s.tick, s.good) for s in self.run.ring.snapshots if id(s) not in before)
+    def take_if_due(self: Snapshots, *args: Any, **kwargs: Any) -> bool:
+        before = [id(s) for s in self._run.ring.snapshots]
+        was_due = take(self, *args, **kwargs)
+        taken.extend((s.tick, s.good) for s in self._run.ring.snapshots if id(s) not in before)
+        return was_due
 
-    def judged(self: Cycle, sample: Any) -> None:
+    def judged(self: Orders, sample: Any) -> None:
         judge(self, sample)
-        good.append((sample.tick, [s.tick for s in self.run.ring.snapshots if s.good]))
+        good.append((sample.tick, [s.tick for s in self._run.ring.snapshots if s.good]))
 
-    monkeypatch.setattr(Cycle, "_snapshot_if_due", snapshot_if_due)
-    monkeypatch.setattr(Cycle, "_judge", judged)
+    monkeypatch.setattr(Snapshots, "take_if_due", take_if_due)
+    monkeypatch.setattr(Orders, "judge", judged)
     train(tmp_path, QUIET, epochs=2, triggers=dict.fromkeys(range(20, 24), 1.0))
     ticks = [tick for tick, _ in taken]
     assert ticks == sorted(set(ticks))

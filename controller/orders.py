@@ -1,0 +1,176 @@
+"""From what rank 0 decides to what all processes do: orders wait until they can be obeyed together.
+
+Rank 0 raises a flag in the control slot of a tick's vector; at the next batch request every process takes
+the order and does it. With one process there is nobody to wait for.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..monitors.types import Sample
+from ..policies.types import Decision, Outcome, Result, Status, Verdict
+from .actuators.act import carry_out
+from .metrics import Metrics
+from .pilot import Pilot
+from .run import Run
+
+log = logging.getLogger("midcourse")
+
+T = TypeVar("T")
+
+COMMAND = 1
+"""Flag in the control slot: an order waits for the next batch request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What rank 0 has all processes do at the next batch request."""
+
+    decision: Decision | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.decision is not None or bool(self.verdicts)
+
+
+class Orders:
+    """Keeps rank 0's order until it is due, and has it done.
+
+    Args:
+        run: What is steered.
+        pilot: Decides; None on ranks other than 0.
+        metrics: Shows the overrides in force; None on ranks other than 0.
+    """
+
+    def __init__(self, run: Run, pilot: Pilot | None, metrics: Metrics | None) -> None:
+        self.due = False
+        self.healthy = True
+        self._run = run
+        self._pilot = pilot
+        self._metrics = metrics
+        self._pending = Order()
+        self._shown_weights: Mapping[str, float] | None = None
+
+    @property
+    def flags(self) -> int:
+        """What rank 0 puts into the control slot for the others."""
+        return COMMAND if self._pending else 0
+
+    @property
+    def may_act(self) -> bool:
+        """Whether decisions change the run, and nothing is under suspicion: a state worth keeping."""
+        return self._pilot is not None and self._pilot.acting and self.healthy
+
+    def heed(self, flags: int) -> None:
+        """Take the flags that came with a reduced vector."""
+        self.due = self.due or bool(flags & COMMAND)
+
+    def guard(self, sample: Sample) -> bool:
+        """Before the update: skip it where a rule says so; all ranks see the same numbers, rank 0 decides."""
+        decision = self._ask(lambda pilot: pilot.judge_step(sample))
+        if self._run.ranks.world > 1:
+            decision = self._share_if_suspicious(decision, sample)
+        if decision is None:
+            return False
+        if not any(action.name == "skip_step" for action in decision.actions):
+            self._hold(decision)
+            return False
+        return self._carry_out(decision).status is Status.APPLIED
+
+    def judge(self, sample: Sample) -> None:
+        """After the update: keep what is decided, unless the sample is of an abandoned branch."""
+        if self._pilot is None or sample.branch != self._run.clock.branch:
+            return
+        judged = self._ask(lambda pilot: (*pilot.judge(sample), pilot.take_verdicts()))
+        if judged is None:
+            return
+        decision, self.healthy, verdicts = judged
+        self._run.ring.judged(sample.tick, self.healthy)
+        self._hold(decision, verdicts)
+
+    def obey(self) -> None:
+        """Between two updates: do what is due, let ramps go on, show what is in force."""
+        run = self._run
+        if self.due:
+            self.due = False
+            order = run.ranks.share(self._pending)
+            self._pending = Order()
+            self._do(order)
+        if run.mix is not None and run.stopped is None:
+            run.mix.follow(run.clock.tick + 1)
+        if self._metrics is not None:
+            self._show_overrides(self._metrics)
+
+    def drop(self, reason: str) -> None:
+        """Nothing will be done any more about what was decided: it failed for this reason."""
+        decision, self._pending = self._pending.decision, Order()
+        self.due = False
+        if decision is not None and self._pilot is not None:
+            self._pilot.settle(Outcome(decision.id, Status.FAILED, self._run.clock.tick, reason))
+
+    def _ask(self, part: Callable[[Pilot], T]) -> T | None:
+        """Have the pilot do its part; with several processes its failure ends the deciding alone."""
+        if self._pilot is None:
+            return None
+        if self._run.ranks.world == 1:
+            return part(self._pilot)
+        try:
+            return part(self._pilot)
+        except Exception:
+            log.exception("Midcourse failed: the training goes on, and nothing is decided any more")
+            if self._metrics is not None:
+                self._metrics.error("controller")
+            self._pilot = None
+            return None
+
+    def _share_if_suspicious(self, decision: Decision | None, sample: Sample) -> Decision | None:
+        """Rank 0's decision, at once, where the numbers that all ranks see may call for one.
+
+        What it decides on other grounds (an alarm that lasts, say) waits for the next batch request.
+        """
+        signals = sample.signals
+        if signals.get("grad_norm") == 0.0 or not all(map(math.isfinite, signals.values())):
+            shared: Decision | None = self._run.ranks.share(decision)
+            return shared
+        self._hold(decision)
+        return None
+
+    def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
+        if self._pilot is None or (decision is None and not verdicts):
+            return
+        kept = self._pending
+        self._pending = Order(decision or kept.decision, (*kept.verdicts, *verdicts))
+        self.due = self.due or self._run.ranks.world == 1
+
+    def _do(self, order: Order) -> None:
+        run = self._run
+        touched: set[str] = set()
+        for verdict in order.verdicts:
+            run.ring.unpin(verdict.decision_id)
+            if verdict.result is not Result.DID_NOT_HELP:
+                continue
+            touched |= run.layers.withdraw(verdict.decision_id)
+            if run.feed is not None:
+                run.feed.take_again(verdict.decision_id)
+        if run.mix is not None and any(name.startswith("weight/") for name in touched):
+            run.mix.apply_now(run.clock.tick + 1)
+        if order.decision is not None:
+            self._carry_out(order.decision)
+
+    def _carry_out(self, decision: Decision) -> Outcome:
+        outcome = carry_out(self._run, decision)
+        self._ask(lambda pilot: pilot.settle(outcome))
+        return outcome
+
+    def _show_overrides(self, metrics: Metrics) -> None:
+        metrics.override("lr", self._run.learning_rate.multiplier)
+        mix = self._run.mix
+        if mix is not None and mix.weights is not self._shown_weights:
+            self._shown_weights = mix.weights
+            for name, weight in mix.applied.items():
+                metrics.override(f"weight/{name}", weight)
