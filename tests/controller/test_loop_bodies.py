@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from loop_bodies import (
-    BODIES,
-    Bench,
-    Body,
-    divided_by_hand,
-    error,
-    folds,
-    one_ahead,
-    training_loader,
-)
+from loop_bench import Bench, error, training_loader
+from loop_bodies import BODIES, Body, ahead_of_backward, divided_by_hand, folds, one_ahead
 
 from midcourse import TrainingStopped
 from midcourse.controller.journal.reader import JournalReader
@@ -164,9 +156,10 @@ def test_each_training_of_a_process_is_watched_from_its_first_step(tmp_path: Pat
     assert sum("rollback goes on by" in line for line in trained.said) == 2
 
 
-def test_a_loop_that_reads_ahead_goes_forward_and_is_told_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize("body", [one_ahead, ahead_of_backward], ids=lambda body: body.__name__)
+def test_a_loop_that_reads_ahead_goes_forward_and_is_told_why(tmp_path: Path, body: Body) -> None:
     act = "rollback: {to: last_good, data: replay}"
-    ahead = run(one_ahead, tmp_path, FIRE.format(act=act), fire_at=11, owned=True)
+    ahead = run(body, tmp_path, FIRE.format(act=act), fire_at=11, owned=True)
     assert ahead.controller is not None
     with JournalReader(ahead.controller.run_dir) as reader:
         details = next(iter(reader.outcomes())).details["rollback"]
