@@ -34,7 +34,8 @@ log = logging.getLogger("midcourse")
 
 TWO_OPTIMIZERS = (
     "two optimizers were prepared, so which one a policy steers is ambiguous: name it, "
-    "Controller(..., optimizer=optimizer)"
+    "Controller(..., optimizer=optimizer), or, if one training follows another, call "
+    "accelerator.free_memory() between them"
 )
 
 

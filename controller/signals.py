@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..monitors.types import SOURCE_PREFIX
+from .source_losses import SourceLosses
 
 CONTROL = "control"
 """Slot of the vector by which rank 0 announces a command for the next batch request."""
@@ -85,8 +86,8 @@ class Recorder:
     def __init__(
         self, sources: Sequence[str] = (), logged: Iterable[str] = (), *, fixed: bool = False
     ) -> None:
-        self.sources: tuple[str, ...] = tuple(sources)
-        self.logged = list(dict.fromkeys(logged))
+        self._logged = list(dict.fromkeys(logged))
+        self.declare_sources(sources)
         self.micro_batches = 0
         self.examples = 0
         self.refused: set[str] = set()
@@ -97,13 +98,22 @@ class Recorder:
         self._loss = _Loss()
         self._divisors: list[float] = []
         self._grad_norm: torch.Tensor | float | None = None
-        self._source_sums: torch.Tensor | None = None
-        self._source_counts: torch.Tensor | None = None
         self._log: dict[str, tuple[torch.Tensor | float, int]] = {}
 
     def declare_sources(self, names: Sequence[str]) -> None:
         """Name the sources once the mixture is known."""
-        self.sources = tuple(names)
+        self._sources = SourceLosses(names)
+        self._lay_out()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the data sources."""
+        return self._sources.names
+
+    def _lay_out(self) -> None:
+        sources = (SOURCE_PREFIX + name for name in self.sources)
+        self.names = [CONTROL, "loss", "grad_norm", *sources, *self._logged]
+        """Layout of the vector: each name stands for a sum and a count."""
 
     def backward(self, loss: torch.Tensor, steps: int = 1, processes: int = 1) -> None:
         """Take the loss of one micro-batch, as ``accelerator.backward`` was given it.
@@ -130,11 +140,12 @@ class Recorder:
     def log(self, signals: Mapping[str, torch.Tensor | float]) -> None:
         """Take scalars from the loop; several in one tick are averaged."""
         for name, value in signals.items():
-            if name != "loss" and name not in self.logged:
+            if name != "loss" and name not in self._logged:
                 if self._fixed:
                     self.refused.add(name)
                     continue
-                self.logged.append(name)
+                self._logged.append(name)
+                self._lay_out()
             if isinstance(value, torch.Tensor) and value.numel() != 1:
                 raise ValueError(f"log({name}=...): one number is wanted, got shape {tuple(value.shape)}")
             scalar = _number(value) if isinstance(value, torch.Tensor) else float(value)
@@ -143,45 +154,13 @@ class Recorder:
 
     def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
         """Add per-example losses [B] to their sources' sums; ``sources`` are numbers [B] or names."""
-        # Sums and counts in half precision would stop growing after some hundred examples.
-        losses = losses.detach().reshape(-1).float()
-        numbers = self._numbers(sources).to(losses.device)
-        if numbers.shape != losses.shape:
-            raise ValueError(
-                f"log_examples: {losses.numel()} losses but {numbers.numel()} sources; give one each"
-            )
-        if self._source_sums is None or self._source_counts is None:
-            self._source_sums = torch.zeros(len(self.sources), dtype=losses.dtype, device=losses.device)
-            self._source_counts = torch.zeros_like(self._source_sums)
-        self._source_sums.index_add_(0, numbers, losses)
-        self._source_counts.index_add_(0, numbers, torch.ones_like(losses))
-
-    def _numbers(self, sources: torch.Tensor | Sequence[str]) -> torch.Tensor:
-        if isinstance(sources, torch.Tensor):
-            if not self.sources:
-                raise ValueError(
-                    "log_examples: numbered sources need names: a Mixture, or Controller(..., sources=[...])"
-                )
-            return sources.detach().reshape(-1).long()
-        unknown = sorted(set(sources) - set(self.sources))
-        if unknown:
-            raise ValueError(f"log_examples: unknown sources {unknown}; known: {list(self.sources)}")
-        return torch.tensor([self.sources.index(name) for name in sources])
-
-    @property
-    def names(self) -> list[str]:
-        """Layout of the vector: each name stands for a sum and a count."""
-        return [CONTROL, "loss", "grad_norm", *(SOURCE_PREFIX + s for s in self.sources), *self.logged]
+        self._sources.add(losses, sources)
 
     def host_vector(self, control: float = 0.0) -> list[float]:
         """The tick's sums of all names, then their counts, read where they lie in host memory."""
         sums, counts = self._scalars(control)
+        source_sums, source_counts = self._sources.host()
         at = _SOURCES_AT
-        if self._source_sums is None or self._source_counts is None:
-            nothing = [0.0] * len(self.sources)
-            source_sums, source_counts = nothing, nothing
-        else:
-            source_sums, source_counts = self._source_sums.tolist(), self._source_counts.tolist()
         floats = [float(value) for value in sums]
         return [*floats[:at], *source_sums, *floats[at:], *counts[:at], *source_counts, *counts[at:]]
 
@@ -191,11 +170,7 @@ class Recorder:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         at = _SOURCES_AT
         packed_sums, packed_counts = _stack(sums, dtype, device), _stack(counts, dtype, device)
-        if self._source_sums is None or self._source_counts is None:
-            source_sums = source_counts = torch.zeros(len(self.sources), dtype=dtype, device=device)
-        else:
-            source_sums = self._source_sums.to(device=device, dtype=dtype)
-            source_counts = self._source_counts.to(device=device, dtype=dtype)
+        source_sums, source_counts = self._sources.device(device, dtype)
         return torch.cat(
             [
                 packed_sums[:at],
@@ -212,7 +187,7 @@ class Recorder:
         norm = self._grad_norm
         sums: list[torch.Tensor | float] = [control, loss, 0.0 if norm is None else norm]
         counts = [1.0, loss_count, 0.0 if norm is None else 1.0]
-        for name in self.logged:
+        for name in self._logged:
             total, count = self._log.get(name, (0.0, 0))
             sums.append(total / max(count, 1))
             counts.append(float(count > 0))
@@ -223,7 +198,7 @@ class Recorder:
         self._loss = _Loss()
         self._divisors = []
         self._grad_norm = None
-        self._source_sums = self._source_counts = None
+        self._sources.clear()
         self._log = {}
         self.micro_batches = 0
         self.examples = 0

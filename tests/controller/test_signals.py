@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from midcourse.controller.norms import Norms
 from midcourse.controller.signals import Recorder, hand_divisor, unpack
+from midcourse.controller.source_losses import SourceLosses
 
 
 def measured(recorder: Recorder) -> dict[str, float]:
@@ -125,6 +126,23 @@ def test_sources_may_be_named_and_mistakes_are_told() -> None:
         recorder.log_examples(torch.tensor([1.0, 2.0]), ["a"])
     with pytest.raises(ValueError, match="need names"):
         Recorder().log_examples(torch.tensor([1.0]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("numbers", [[-1, 0], [0, 2]])
+def test_a_number_that_is_no_source_is_told(numbers: list[int]) -> None:
+    recorder = Recorder(sources=("a", "b"))
+    with pytest.raises(ValueError, match=rf"numbered 0 to 1, got {numbers[0]} to {numbers[1]}"):
+        recorder.log_examples(torch.tensor([1.0, 2.0]), torch.tensor(numbers))
+    assert measured(recorder) == {}
+
+
+def test_what_lies_on_a_device_is_added_to_what_lies_on_the_host() -> None:
+    losses = SourceLosses(("a", "b"))
+    losses.add(torch.tensor([1.0, 3.0]), ["a", "b"])
+    losses._add_on_device(torch.tensor([2.0, 4.0]), torch.tensor([1, 1]))
+    assert losses.host() == ([1.0, 9.0], [1.0, 3.0])
+    sums, counts = losses.device(torch.device("cpu"), torch.float64)
+    assert (sums.tolist(), counts.tolist()) == losses.host()
 
 
 names = st.sampled_from(["aux", "kl", "eval/loss"])
