@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,13 +34,16 @@ class Moment:
 
 @dataclass(slots=True)
 class Snapshot:
-    """One training state; ``good`` once the sample of its tick was judged and no rule was about to act."""
+    """One training state; ``good`` once the sample of its tick was judged and no rule was about to act.
+
+    ``pins`` are the names of those who still need it: the decision on trial, a writer that puts it on disk.
+    """
 
     moment: Moment
     tensors: list[torch.Tensor]
     small: SmallState
     good: bool = False
-    pinned_by: str | None = None
+    pins: set[str] = field(default_factory=set)
 
     @property
     def tick(self) -> int:
@@ -49,6 +53,8 @@ class Snapshot:
 
 class Ring:
     """Up to ``keep`` snapshots whose ages grow geometrically up to about ``reach`` ticks.
+
+    ``last_tick`` is that of the last one taken (-1: none yet): the next is due a cadence later.
 
     Args:
         keep: Number of snapshots.
@@ -79,8 +85,11 @@ class Ring:
         self._clock = clock
         self._snapshots: list[Snapshot] = []
         self._spare: list[list[torch.Tensor]] = []
+        self._dropped: list[Snapshot] = []
+        self._trial: str | None = None
+        self._lock = threading.RLock()
         self._cadence = self._base
-        self._last = -1
+        self.last_tick = -1
 
     def __len__(self) -> int:
         return len(self._snapshots)
@@ -103,7 +112,7 @@ class Ring:
 
     def due(self, tick: int) -> bool:
         """Whether a snapshot is to be taken at this tick."""
-        return self.keep > 0 and (self._last < 0 or tick - self._last >= self._cadence)
+        return self.keep > 0 and (self.last_tick < 0 or tick - self.last_tick >= self._cadence)
 
     def fit(self, tensors: Iterable[torch.Tensor], moments: int = 2, sharers: int = 1) -> str | None:
         """Lower ``keep`` to what free memory holds; says so, or None where all is well.
@@ -129,11 +138,10 @@ class Ring:
         began = self._clock()
         for older in [s for s in self._snapshots if s.tick == moment.tick]:
             self._remove(older)
-        if len(self._snapshots) >= self.keep:
-            self._evict(moment.tick)
+        self._make_room(moment.tick)
         snapshot = Snapshot(moment, self.copy(tensors), small)
         self._snapshots.append(snapshot)
-        self._last = moment.tick
+        self.last_tick = moment.tick
         self.stall = self._clock() - began
         return snapshot
 
@@ -171,13 +179,13 @@ class Ring:
         """Forget the snapshots of the branch that a rollback to ``snapshot`` at ``tick`` abandons."""
         for newer in [s for s in self._snapshots if s.tick > snapshot.tick]:
             self._remove(newer)
-        self._last = tick
+        self.last_tick = tick
 
     def clear(self) -> None:
         """Forget all snapshots: none of them is a state to return to any more."""
         for snapshot in list(self._snapshots):
             self._remove(snapshot)
-        self._last = -1
+        self.last_tick = -1
 
     def forget_places(self) -> None:
         """Another loader trains: the snapshots' places in the data are none of its."""
@@ -187,23 +195,49 @@ class Ring:
     def pin(self, tick: int, decision: str) -> None:
         """Keep the snapshot of this tick until ``unpin(decision)``, or until another decision's is pinned.
 
-        One act is on trial at a time, and not every act gets a verdict: pins never add up.
+        One act is on trial at a time, and not every act gets a verdict: pins of decisions never add up.
         """
-        for snapshot in self._snapshots:
-            snapshot.pinned_by = decision if snapshot.tick == tick else None
+        with self._lock:
+            if self._trial is not None:
+                self.unpin(self._trial)
+            self._trial = decision
+            for snapshot in self._snapshots:
+                if snapshot.tick == tick:
+                    snapshot.pins.add(decision)
 
-    def unpin(self, decision: str) -> None:
-        """Nothing waits for the snapshot that a decision had pinned."""
-        for snapshot in self._snapshots:
-            if snapshot.pinned_by == decision:
-                snapshot.pinned_by = None
+    def hold(self, snapshot: Snapshot, name: str) -> None:
+        """Keep a snapshot's tensors as they are until ``unpin(name)``, even if the ring forgets it meanwhile.
 
-    def _evict(self, now: int) -> None:
-        self._remove(least_useful(self._snapshots, now, self.reach))
+        Besides the pin of a decision, whose name it must not be. Another thread may hold and unpin.
+        """
+        with self._lock:
+            snapshot.pins.add(name)
+
+    def unpin(self, name: str) -> None:
+        """Nothing waits any more for what was pinned or held under this name."""
+        with self._lock:
+            for snapshot in (*self._snapshots, *self._dropped):
+                snapshot.pins.discard(name)
+            for snapshot in [s for s in self._dropped if not s.pins]:
+                self._dropped.remove(snapshot)
+                self.release(snapshot.tensors)
+
+    def _make_room(self, now: int) -> None:
+        """For one more; where all others are pinned there is one too many until they are let go."""
+        while len(self._snapshots) >= max(1, self.keep):
+            useless = least_useful(self._snapshots, now, self.reach)
+            if useless is None:
+                return
+            self._remove(useless)
 
     def _remove(self, snapshot: Snapshot) -> None:
+        """Forget a snapshot; its buffer is free, or will be when nobody holds it any more."""
         self._snapshots.remove(snapshot)
-        self.release(snapshot.tensors)
+        snapshot.pins.discard(self._trial or "")
+        if snapshot.pins:
+            self._dropped.append(snapshot)
+        else:
+            self.release(snapshot.tensors)
 
     def _buffer_like(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self._spare:
@@ -215,15 +249,15 @@ class Ring:
         ]
 
 
-def least_useful(snapshots: Sequence[Snapshot], now: int, reach: int) -> Snapshot:
-    """The snapshot whose loss leaves the smallest hole, in ratios of age.
+def least_useful(snapshots: Sequence[Snapshot], now: int, reach: int) -> Snapshot | None:
+    """The snapshot whose loss leaves the smallest hole, in ratios of age; None where all are pinned.
 
-    The newest one always stays, and so does the oldest until it is beyond reach and the next one covers
+    The newest one goes last, and the oldest stays until it is beyond reach and the next one covers
     half of it: in between, the one is dropped whose neighbours' ages are nearest to each other.
     """
-    free = [s for s in snapshots[:-1] if s.pinned_by is None]
+    free = [s for s in snapshots[:-1] if not s.pins]
     if not free:
-        return snapshots[0]
+        return None if snapshots[-1].pins else snapshots[-1]
     if len(free) > 1 and now - free[0].tick > reach and now - free[1].tick >= reach / 2:
         return free[0]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midcourse.controller import rng
-from midcourse.controller.ring import Moment, Ring
+from midcourse.controller.ring import Moment, Ring, Snapshot
 from midcourse.controller.training_state import SmallState
 
 PLENTY = 1 << 40
@@ -75,6 +78,69 @@ def test_a_pinned_snapshot_outlives_the_thinning() -> None:
     for tick in range(100, 200, 10):
         ring.take([torch.zeros(3)], SMALL, Moment(tick, tick, 0, None, RANDOM))
     assert 10 not in [s.tick for s in ring.snapshots]
+
+
+def take(ring: Ring, tick: int) -> Snapshot:
+    return ring.take([torch.full((3,), float(tick))], SMALL, Moment(tick, tick, 0, None, RANDOM))
+
+
+def test_pins_of_decisions_never_add_up() -> None:
+    ring = filled(Ring(4, 40, every=10, available=lambda: PLENTY), 30)
+    ring.pin(10, "first@25")
+    ring.pin(20, "second@35")
+    assert [(s.tick, s.pins) for s in ring.snapshots if s.pins] == [(20, {"second@35"})]
+    ring.pin(99, "third@45")
+    assert not any(s.pins for s in ring.snapshots)
+
+
+def test_a_snapshot_is_held_beside_the_pin_of_a_decision() -> None:
+    ring = filled(Ring(4, 40, every=10, available=lambda: PLENTY), 30)
+    held = ring.snapshots[1]
+    ring.pin(10, "first@25")
+    ring.hold(held, "disk")
+    ring.pin(20, "second@35")
+    assert held.pins == {"disk"}
+    ring.unpin("second@35")
+    assert held.pins == {"disk"}
+    ring.unpin("disk")
+    assert not any(s.pins for s in ring.snapshots)
+
+
+@pytest.mark.parametrize("forget", [Ring.clear, lambda ring: ring.drop_after(ring.snapshots[0], 40)])
+def test_a_held_snapshot_stays_whole_although_the_ring_forgets_it(forget: Callable[[Ring], None]) -> None:
+    ring = filled(Ring(4, 40, every=10, available=lambda: PLENTY), 30)
+    held = ring.snapshots[1]
+    ring.pin(10, "first@25")
+    ring.hold(held, "disk")
+    forget(ring)
+    assert held not in ring.snapshots
+    for tick in range(50, 200, 10):
+        take(ring, tick)
+    assert held.tensors[0].tolist() == [10.0] * 3
+    at = held.tensors[0].data_ptr()
+    ring.unpin("disk")
+    copies = [ring.copy([torch.zeros(3)])[0].data_ptr() for _ in range(3)]
+    assert at in copies, "its buffer serves again"
+
+
+def test_where_all_are_pinned_the_newest_is_kept_beside_them() -> None:
+    ring = Ring(1, 40, every=10, available=lambda: PLENTY)
+    ring.hold(take(ring, 0), "disk")
+    take(ring, 10)
+    take(ring, 20)
+    assert [s.tick for s in ring.snapshots] == [0, 20]
+    ring.unpin("disk")
+    take(ring, 30)
+    assert [s.tick for s in ring.snapshots] == [30]
+
+
+def test_a_resumed_run_tells_when_the_last_one_was_taken() -> None:
+    ring = Ring(4, 40, every=10, available=lambda: PLENTY)
+    assert ring.due(100)
+    ring.last_tick = 95
+    assert not ring.due(100)
+    assert ring.due(105)
+    assert take(ring, 105).tick == ring.last_tick
 
 
 def test_short_memory_lowers_the_number_of_snapshots_and_says_so() -> None:
