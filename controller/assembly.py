@@ -11,6 +11,7 @@ import torch
 from ..policies.policy import Mode, Policy
 from .clock import Clock, Trail
 from .cycle import Cycle, delays
+from .durable.checkpoints import Checkpoints
 from .learning_rate import LearningRate
 from .loader import Feed
 from .norms import Norms
@@ -20,6 +21,7 @@ from .records import Records
 from .ring import Ring
 from .run import Rollback, Run
 from .signals import Recorder
+from .termination import Termination
 from .training_state import TrainingState
 
 COSTS_A_WAIT = (
@@ -52,6 +54,9 @@ def assemble_run(
         learning_rate=LearningRate(optimizer, layers),
         ring=Ring(plan.keep, plan.reach, plan.every, plan.max_overhead, clock=clock),
         state=TrainingState(accelerator, optimizer),
+        checkpoints=Checkpoints(
+            directory, policy.checkpoints, ranks, _untold if records is None else records.told
+        ),
         detectors=NoDetectors() if records is None else records.pilot.bank,
         on_rollback=on_rollback,
     )
@@ -65,6 +70,8 @@ def assemble_cycle(
     *,
     norms_every: int | None,
     on_feed: Callable[[Feed | None], None],
+    termination: Termination,
+    leave: Callable[[], object],
     clock: Callable[[], float],
 ) -> tuple[Cycle, list[str]]:
     """The cycle that carries the run, and what must be said of it at start."""
@@ -85,6 +92,8 @@ def assemble_cycle(
         delayed=delayed,
         snapshots=acting,
         on_feed=on_feed,
+        termination=termination,
+        leave=leave,
         clock=clock,
     )
     return cycle, notices
@@ -99,6 +108,10 @@ def _fit(run: Run, trained: list[torch.Tensor]) -> str | None:
         poorest = fits.index(run.ring.keep)
         notice = f"process {poorest} has memory for {run.ring.keep} snapshots only: all keep as many"
     return notice
+
+
+def _untold(kind: str, tick: int, detail: Mapping[str, Any]) -> None:
+    """Ranks other than 0 keep no records."""
 
 
 class NoDetectors:

@@ -37,6 +37,16 @@ class Trail:
         i = bisect_right(self._ticks, tick - 1)
         return self._keys[i - 1] if i else None
 
+    def state_dict(self) -> list[tuple[int, tuple[int, int]]]:
+        """Ticks and keys."""
+        return list(zip(self._ticks, self._keys, strict=True))
+
+    def load_state_dict(self, state: list[tuple[int, tuple[int, int]]]) -> None:
+        """Take over what another trail remembers."""
+        self.clear()
+        for tick, key in state:
+            self.append(tick, key)
+
     def clear(self) -> None:
         """Forget all: the data was rewound, so that older ticks' batches lie on another branch."""
         self._ticks.clear()

@@ -24,9 +24,11 @@ from .loop import Counters, TrainingStopped
 from .mix import Mix
 from .ranks import Ranks
 from .records import Records
+from .resume import NEEDS_COUNTER, NEEDS_LOADER, NEEDS_PREPARE, choose, put_in_place
 from .run import Rollback, Run
 from .signals import Recorder
 from .start_report import report, why_not_rewind
+from .termination import Termination
 from .training_state import Stateful
 from .wrapping import Wrapping, is_instrumented
 
@@ -52,6 +54,8 @@ class Controller:
         registry: Prometheus registry; default a private one.
         sources: Names of numbered data sources where the training loader is not a ``Mixture``.
         signals: Names that will be given to ``log``; needed only with several processes.
+        resume: ``"auto"``: go on from the newest complete checkpoint of ``run_dir``, or begin anew where
+            there is none; or the folder of one checkpoint. The loop must count with ``epochs`` or ``steps``.
         optimizer: Which optimizer to steer, where several are prepared.
         training_loader: Which loader trains, where several are read at once.
         norms_every: Ticks between measurements of ``param_norm`` and ``update_ratio``; None: by their cost.
@@ -59,7 +63,8 @@ class Controller:
         clock: Seconds; for tests.
 
     Raises:
-        ValueError: another controller holds this accelerator.
+        ValueError: another controller holds this accelerator, or ``resume`` has no ``run_dir``. With
+            ``resume``, ``epochs`` and ``steps`` raise it where the checkpoint does not fit this run.
         PolicyError: the policy has mistakes; the message names all of them with their places.
         JournalError: the run folder cannot be made, or another process is writing its journal.
 
@@ -80,6 +85,7 @@ class Controller:
         registry: CollectorRegistry | None = None,
         sources: Sequence[str] = (),
         signals: Sequence[str] = (),
+        resume: str | Path | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         training_loader: Any = None,
         norms_every: int | None = None,
@@ -88,7 +94,11 @@ class Controller:
     ) -> None:
         if is_instrumented(accelerator):
             raise ValueError("this accelerator has a controller already: close() that one first")
+        if resume is not None and run_dir is None:
+            raise ValueError("resume needs the run_dir of the run that is to go on")
         self._accelerator = accelerator
+        self._resume = resume
+        self._resumed: int | None = None
         self._say = say or _to_stderr
         self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self._ranks = Ranks(accelerator.num_processes, accelerator.process_index)
@@ -122,7 +132,10 @@ class Controller:
                 facts={"processes": self._ranks.world, "device": str(accelerator.device)},
                 clock=clock,
             )
-        self._counters = Counters(self._step, self._is_stopped, self._at_rest)
+        self._counters = Counters(self._step, self._is_stopped, self._at_rest, self._go_on)
+        self._termination = Termination()
+        if resume is not None or self._policy.checkpoints.every is not None:
+            self._termination.install()
         self._wrapping = Wrapping(accelerator, self)
         atexit.register(self.close)
 
@@ -183,6 +196,11 @@ class Controller:
         return None if self._records is None else self._records.port
 
     @property
+    def resumed(self) -> int | None:
+        """The step after which the run goes on, where it was resumed from a checkpoint; else None."""
+        return self._resumed
+
+    @property
     def stopped(self) -> str | None:
         """Why a policy stopped the run, and where its good state is; None while it may go on."""
         return self._stopped if self._cycle is None else self._cycle.run.stopped
@@ -197,6 +215,7 @@ class Controller:
         self._closed = True
         atexit.unregister(self.close)
         self._wrapping.release()
+        self._termination.release()
         if self._cycle is not None:
             _finish(self._cycle)
         if self._records is not None:
@@ -226,6 +245,8 @@ class Controller:
 
     def backward(self, loss: torch.Tensor) -> None:
         """A micro-batch's loss was given to ``accelerator.backward``."""
+        if self._resume is not None and not self._counters.owned:
+            raise ValueError(NEEDS_COUNTER)
         if self._cycle is not None:
             self._cycle.backward(loss)
 
@@ -300,7 +321,7 @@ class Controller:
             self._on_rollback,
             self._clock,
         )
-        run.clock, run.stopped = self._time, self._stopped
+        run.clock, run.stopped, run.own_state = self._time, self._stopped, self._own_state
         for name, obj in self._registered.items():
             run.state.register(name, obj)
         self._cycle, self._notices = assemble_cycle(
@@ -310,9 +331,63 @@ class Controller:
             self._records,
             norms_every=self._norms_every,
             on_feed=self._train_on,
+            termination=self._termination,
+            leave=self._leave,
             clock=self._clock,
         )
         self._wrapping.steer(optimizer)
+
+    def _own_state(self) -> dict[str, Any]:
+        """What goes on from a durable checkpoint besides the training state."""
+        assert self._cycle is not None
+        feed = self._cycle.run.feed
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+        if feed is not None:
+            state["feed"] = feed.state_dict()
+            state["loader"] = next(i for i, watched in enumerate(self._loaders) if watched.feed is feed)
+        return state
+
+    def _parts(self) -> dict[str, Any]:
+        assert self._cycle is not None
+        run = self._cycle.run
+        parts = {**self._cycle.parts(), "counters": self._counters, "checkpoints": run.checkpoints}
+        if run.mix is not None:
+            parts["mix"] = run.mix
+        if self._records is not None:
+            parts["pilot"] = self._records.pilot
+        return parts
+
+    def _go_on(self) -> None:
+        """Before the loop's first pass or step: put the run where the checkpoint stands, if it is resumed.
+
+        Raises:
+            ValueError: it cannot go on from there; the message says why and what helps.
+        """
+        ask, self._resume = self._resume, None
+        if ask is None:
+            return
+        if self._cycle is None:
+            raise ValueError(NEEDS_PREPARE)
+        run = self._cycle.run
+        chosen = choose(ask, run.checkpoints, self._ranks)
+        if chosen is None:
+            self._notices.append("resume: there is no checkpoint yet, so the run begins anew")
+            return
+        name, parcel = chosen
+        if parcel.snapshot.moment.place is None or parcel.own["loader"] >= len(self._loaders):
+            raise ValueError(NEEDS_LOADER)
+        feed = self._loaders[parcel.own["loader"]].feed
+        self._cycle.resume(feed)
+        put_in_place(run, name, parcel, feed, self._parts())
+        self._resumed = run.clock.step
+        self._notices.append(f"resumed from checkpoint {name}: the run goes on after step {run.clock.step}")
+        self._tell("resumed", {"checkpoint": name, "step": run.clock.step, "branch": run.clock.branch})
+
+    def _leave(self) -> None:
+        """The process was asked to end, and its state is on disk."""
+        self._tell("terminated", {"signal": "SIGTERM"})
+        self.close()
+        self._termination.leave()
 
     def _train_on(self, feed: Feed | None) -> None:
         """This loader trains: the one that gave the last batch, or the one that was chosen."""
@@ -399,6 +474,7 @@ def _finish(cycle: Cycle) -> None:
     cycle.step_raised()
     try:
         cycle.drain()
+        cycle.run.checkpoints.close()
     except Exception:
         log.exception("the last samples could not be judged")
 

@@ -8,7 +8,7 @@
                   (with a closure all of this comes after the step: the loss is evaluated inside it)
     after_step    the rate is put back; monitors and engine judge the sample; a decision waits
     requested     the loop asks for its next batch: the decision is agreed, applied, read back, journalled
-    pulled        the batch is there: a snapshot is taken if one is due
+    pulled        the batch is there: a snapshot, a durable checkpoint is taken if one is due
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import torch
 
 from ..monitors.types import Sample
 from ..policies.policy import Policy
-from .loader import Feed
+from .durable.checkpoints import automatic_name
+from .durable.taking import take
+from .loader import Feed, Place
 from .loop import TrainingStopped
 from .metrics import Metrics
 from .norms import Norms, gradient_norm
@@ -31,6 +33,7 @@ from .pilot import Pilot
 from .run import Run
 from .signals import CONTROL, Recorder, count_examples, unpack
 from .snapshots import PassEnds, Snapshots
+from .termination import Termination
 from .transport import Transport
 
 log = logging.getLogger("midcourse")
@@ -43,6 +46,9 @@ TWO_LOADERS = (
 READS_AHEAD = (
     "the loop asks for its next batch before it has used the last one, so its place in the data is unknown"
 )
+
+LEAVE, LEAVE_ELSEWHERE = 4, 8
+"""Flags in the control slot: rank 0, or any other process (their sum may be more), was asked to end."""
 
 
 class Cycle:
@@ -57,6 +63,8 @@ class Cycle:
         delayed: Read signals a tick late, so that the device is never waited for.
         snapshots: Take one before the first step; later ones follow where decisions change the run.
         on_feed: Called when the training loader is known.
+        termination: Whether the process is asked to end.
+        leave: Ends it, once the state is on disk.
         clock: Seconds.
     """
 
@@ -71,6 +79,8 @@ class Cycle:
         delayed: bool,
         snapshots: bool,
         on_feed: Callable[[Feed | None], None],
+        termination: Termination,
+        leave: Callable[[], object],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.run = run
@@ -82,6 +92,9 @@ class Cycle:
         self._pass_ends = PassEnds(run)
         self._transport = Transport(run.accelerator.device) if delayed else None
         self._on_feed = on_feed
+        self._termination = termination
+        self._leave = leave
+        self._leaving = False
         self._clock = clock
         self._pulled: Feed | None = None
         self._fed = False
@@ -133,8 +146,9 @@ class Cycle:
             self.run.trail.clear()
             self.run.ring.forget_places()
         self._begun = True
+        self._termination.armed = True
         if self.run.feed is None:
-            self._snapshot_if_due()
+            self._keep_if_due()
 
     def _reads_ahead(self) -> None:
         """Acts in between would change what a forward pass has used: they follow the update instead."""
@@ -187,11 +201,15 @@ class Cycle:
         self._heed(self._sample)
 
     def _control(self) -> float:
-        return float(self._orders.flags | self._snapshots.flags(self._orders.may_act))
+        leave = 0
+        if self._termination.asked:
+            leave = LEAVE if self.run.ranks.main else LEAVE_ELSEWHERE
+        return float(self._orders.flags | self._snapshots.flags(self._orders.may_act) | leave)
 
     def _heed(self, sample: Sample) -> None:
-        """Read rank 0's flags off a reduced vector (a mean over ranks: only rank 0 gives a number)."""
+        """Read rank 0's flags off a reduced vector (a mean over ranks), and whether any process is to end."""
         flags = round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world)
+        self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
         self._orders.heed(flags)
         self._snapshots.heed(flags)
 
@@ -219,9 +237,7 @@ class Cycle:
             self._orders.judge(sample)
         elif self._transport is not None:
             self._transport.send(sample, self.recorder.names, self._vector, measured)
-            for arrived in self._transport.receive():
-                self._heed(arrived)
-                self._orders.judge(arrived)
+            self._judge_arrived()
         self.recorder.clear()
         if run.layers:
             run.layers.expire(run.clock.tick + 1)
@@ -229,7 +245,14 @@ class Cycle:
         self._pulled, self._fed = None, False
         if run.feed is None or self._ahead:
             self.at_rest()
-            self._snapshot_if_due()
+            self._keep_if_due()
+
+    def _judge_arrived(self, *, all_of_them: bool = False) -> None:
+        """Judge the samples whose numbers have come from the device; waits for them if it is to be all."""
+        if self._transport is not None:
+            for sample in self._transport.receive(all_of_them=all_of_them):
+                self._heed(sample)
+                self._orders.judge(sample)
 
     def step_raised(self) -> None:
         """The update did not happen: leave the user's learning rate as it was."""
@@ -284,7 +307,7 @@ class Cycle:
             self._pulled_at = _autograd_sequence()
         self.recorder.examples += count_examples(batch)
         if not self.recorder.micro_batches and not self._ahead:
-            self._snapshot_if_due(feed)
+            self._keep_if_due(feed)
 
     def entered(self, feed: Feed) -> None:
         """A pass begins."""
@@ -297,12 +320,33 @@ class Cycle:
         """A pass is over; what follows is epoch-end code."""
         if feed is self.run.feed:
             self._pass_ends.left()
+            if not self.recorder.micro_batches and not self._ahead:
+                self._save_if_due(feed, feed.place)
 
     def crossed(self, feed: Feed, epoch: int) -> None:
         """A rewound pass went over into the next without epoch-end code."""
         self._pass_ends.crossed(epoch)
 
-    def _snapshot_if_due(self, feed: Feed | None = None) -> None:
+    def _keep_if_due(self, feed: Feed | None = None) -> None:
+        """Take a snapshot, and put the state on disk, where either is due."""
+        self._snapshot_if_due(feed)
+        self._save_if_due(feed, None if feed is None else feed.last)
+
+    def _save_if_due(self, feed: Feed | None, place: Place | None) -> None:
+        """Begin a durable checkpoint if one is due; a process that was asked to end does so after it."""
+        checkpoints, tick = self.run.checkpoints, self.run.clock.tick
+        checkpoints.poll()
+        if not tick or not (self._leaving or checkpoints.due(tick)):
+            return
+        began = self._clock()
+        self._judge_arrived(all_of_them=True)
+        take(self.run, automatic_name(tick), feed, place, good=self._orders.healthy)
+        self._account("checkpoints", began)
+        if self._leaving:
+            checkpoints.settle()
+            self._leave()
+
+    def _snapshot_if_due(self, feed: Feed | None) -> None:
         began = self._clock()
         if self._snapshots.take_if_due(feed, healthy=self._orders.healthy, begun=self._begun):
             self._account("snapshots", began)
@@ -320,11 +364,20 @@ class Cycle:
 
     def drain(self) -> None:
         """At the end: judge what is still on its way, and settle what can no longer be done."""
-        if self._transport is not None:
-            for sample in self._transport.receive(all_of_them=True):
-                self._heed(sample)
-                self._orders.judge(sample)
+        self._judge_arrived(all_of_them=True)
         self._orders.drop("the run ended first")
+
+    def parts(self) -> dict[str, Any]:
+        """What goes on from a durable checkpoint of the cycle and the run besides the training state."""
+        run = self.run
+        parts = {"recorder": self.recorder, "norms": self._norms, "orders": self._orders}
+        parts |= {"snapshots": self._snapshots, "pass_ends": self._pass_ends}
+        return parts | {"trail": run.trail, "layers": run.layers}
+
+    def resume(self, feed: Feed) -> None:
+        """A run of an earlier process goes on with this training loader."""
+        self._begun = self._termination.armed = True
+        self._on_feed(feed)
 
     def _account(self, part: str, began: float) -> None:
         if self._metrics is not None:

@@ -8,7 +8,7 @@ earlier pass, and leave windows of batches out, without the loop noticing anythi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -147,7 +147,21 @@ class Feed:
     def knows(self, place: Place) -> bool:
         """Whether the place is one of this feed's own."""
         known = self._passes.get(place.epoch)
-        return known is not None and known.first.origin is place.origin
+        return known is not None and known.first.origin.same_as(place.origin)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a new process needs besides a place: how the passes went, and which one the loop is in."""
+        return {
+            "passes": {epoch: replace(known) for epoch, known in self._passes.items()},
+            "next": self._next - self._serving,
+            "left_out": list(self.left_out),
+        }
+
+    def resume(self, state: Mapping[str, Any], place: Place, random_state: rng.RandomState) -> None:
+        """Go on as the feed of a process that has ended: the loop's next pass begins at ``place``."""
+        self._passes, self._next = dict(state["passes"]), state["next"]
+        self.left_out = list(state["left_out"])
+        self.rewind(place, random_state)
 
     def serve(self, skipped: int = 0) -> Iterator[Any]:
         """One pass of the user's loop from batch ``skipped`` on; after a rewind, an earlier one's end too.
@@ -237,8 +251,10 @@ class Feed:
         self._next += 1
         self._passes.pop(last - PASSES, None)
         if self._rewound:
-            # Rewound between two passes: what was rewound to comes first.
+            # Rewound between two passes: what was rewound to comes first, whatever has been drawn since.
             self._rewound = False
+            rng.restore(self._place.origin, self._generators)
+            self._open(self._place)
         else:
             batch = skipped // self._base_batches()
             self._begin(Place(last, batch, self.random_state(), self._iteration()))

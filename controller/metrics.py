@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 HEALTH_CODES = {health: code for code, health in enumerate(Health)}
 PHASE_CODES = {phase: code for code, phase in enumerate(Phase)}
-COMPONENTS = ("controller", "journal", "monitor", "probe", "notify", "metrics")
+COMPONENTS = ("checkpoint", "controller", "journal", "monitor", "probe", "notify", "metrics")
 WEIGHT_PREFIX = "weight/"  # override targets of the data mix; the others are multipliers
 MAX_SIGNALS = 256  # of names that a user makes up while the run goes on
 
@@ -84,6 +84,7 @@ class Metrics(Collector):
         self._errors = _zeros(COMPONENTS)
         self._hook_seconds: Counter[tuple[str, ...]] = Counter()
         self._snapshots = {"count": 0.0, "bytes": 0.0, "taken": 0.0, "seconds": 0.0}
+        self._checkpoints = {"tick": -1.0, "bytes": 0.0, "written": 0.0}
         self._journal: _Store | None = None
         self._server: tuple[WSGIServer, Thread] | None = None
         self.declare_sources(sources)
@@ -142,6 +143,12 @@ class Metrics(Collector):
         kept["count"], kept["bytes"] = count, bytes
         kept["taken"] += 1
         kept["seconds"] += seconds
+
+    def checkpoint(self, tick: int, bytes: int) -> None:
+        """A durable checkpoint of this tick is complete; this process' part takes so many bytes."""
+        kept = self._checkpoints
+        kept["tick"], kept["bytes"] = tick, bytes
+        kept["written"] += 1
 
     def override(self, target: str, value: float) -> None:
         """What the overrides make of ``target``: ``lr`` (a multiplier) or ``weight/SOURCE`` (a share)."""
@@ -245,6 +252,12 @@ class Metrics(Collector):
         yield _counter(
             "snapshot_seconds", "Time that training stood still for them.", (), {(): kept["seconds"]}
         )
+        saved = self._checkpoints
+        if saved["tick"] >= 0:
+            help = "Tick of the newest durable checkpoint."
+            yield _gauge("checkpoint_tick", help, (), [((), saved["tick"])])
+        yield _gauge("checkpoint_bytes", "What it takes on disk here.", (), [((), saved["bytes"])])
+        yield _counter("checkpoints_written", "Durable checkpoints written.", (), {(): saved["written"]})
         yield _counter("hook_seconds", "Time spent in the hooks.", ("part",), self._hook_seconds)
         yield _counter("errors", "Faults of Midcourse itself.", ("component",), self._errors)
         if self._journal is not None:

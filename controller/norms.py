@@ -40,6 +40,14 @@ class Norms:
         self._due = 1
         self.cost = 0.0
 
+    def state_dict(self) -> int:
+        """The tick of the next measurement."""
+        return self._due
+
+    def load_state_dict(self, state: int) -> None:
+        """Go on with another's cadence."""
+        self._due = state
+
     def before_step(self, tick: int) -> None:
         """Keep the parameters if the update of this tick is to be measured."""
         if tick < self._due or not self._parameters:

@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..monitors.types import Sample
 from ..policies.types import Decision, Outcome, Result, Status, Verdict
@@ -55,6 +55,14 @@ class Orders:
         self._metrics = metrics
         self._pending = Order()
         self._shown_weights: Mapping[str, float] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What waits to be obeyed, and whether all is well."""
+        return {"due": self.due, "healthy": self.healthy, "pending": self._pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with another's orders."""
+        self.due, self.healthy, self._pending = state["due"], state["healthy"], state["pending"]
 
     @property
     def flags(self) -> int:

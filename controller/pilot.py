@@ -45,6 +45,19 @@ class Pilot:
         self._health: dict[tuple[str, str], Health] = {}
         self._decided: dict[str, Decision] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The engine's state and the decisions that have no verdict yet; the monitors' is a snapshot's."""
+        return {"engine": self.engine.state_dict(), "decided": dict(self._decided)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on deciding where another has left off; the policy's own mode holds unless that one observed."""
+        mode = self.engine.mode
+        self.engine.load_state_dict(state["engine"])
+        if mode is Mode.OBSERVE:
+            self.engine.mode = mode
+        self._decided = dict(state["decided"])
+        self._metrics.mode(self.engine.mode)
+
     @property
     def acting(self) -> bool:
         """Whether decisions change the run."""

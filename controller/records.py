@@ -67,6 +67,14 @@ class Records:
         pilot = Pilot(policy, journal, metrics, clock)
         return cls(journal, metrics, pilot, None if port is None else metrics.serve(port))
 
+    def told(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:
+        """Keep and count what became of a durable checkpoint."""
+        self.pilot.event(kind, tick, detail)
+        if kind == "checkpoint":
+            self.metrics.checkpoint(tick, detail["bytes"])
+        else:
+            self.metrics.error("checkpoint")
+
     def close(self) -> None:
         """Write what is buffered, and stop serving."""
         self.journal.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .clock import Clock, Trail
+from .durable.checkpoints import Checkpoints
 from .learning_rate import LearningRate
 from .loader import Feed
 from .mix import Mix
@@ -40,7 +41,8 @@ class Detectors(Protocol):
 class Run:
     """One training run as its actuators see it. ``feed`` and ``mix`` are None until the loader is known.
 
-    ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words.
+    ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words. ``own_state``
+    gives what goes on from a durable checkpoint besides the training state.
     """
 
     accelerator: Any
@@ -53,9 +55,11 @@ class Run:
     learning_rate: LearningRate
     ring: Ring
     state: TrainingState
+    checkpoints: Checkpoints
     detectors: Detectors
     feed: Feed | None = None
     mix: Mix | None = None
     rewinds: str | None = None
     stopped: str | None = None
     on_rollback: list[Rollback] = field(default_factory=list)
+    own_state: Callable[[], Mapping[str, Any]] = dict

@@ -115,6 +115,17 @@ class Recorder:
         self.names = [CONTROL, "loss", "grad_norm", *sources, *self._logged]
         """Layout of the vector: each name stands for a sum and a count."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was learnt of the loop between two ticks: how it accumulates, and the names that it logs."""
+        return {"accumulation": self._accumulation, "logged": list(self._logged)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what another recorder has learnt."""
+        self._accumulation = state["accumulation"]
+        if not self._fixed:
+            self._logged = list(dict.fromkeys((*state["logged"], *self._logged)))
+            self._lay_out()
+
     def backward(self, loss: torch.Tensor, steps: int = 1, processes: int = 1) -> None:
         """Take the loss of one micro-batch, as ``accelerator.backward`` was given it.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 from .actuators.rollback import moment_of
@@ -29,6 +31,15 @@ class Snapshots:
         self._enabled = self._due = enabled
         self._delayed = delayed
         self._asked = False  # a flag that is on its way must not be raised a second time
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which snapshot comes next."""
+        return {"due": self._due, "asked": self._asked, "last_tick": self._run.ring.last_tick}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with another's cadence."""
+        self._due, self._asked = state["due"], state["asked"]
+        self._run.ring.last_tick = state["last_tick"]
 
     def flags(self, worth_keeping: bool) -> int:
         """What rank 0 puts into the control slot, for the tick that is being made."""
@@ -69,6 +80,14 @@ class PassEnds:
         self._run = run
         self._marks: tuple[Any, ...] | None = None
         self._schedule_at: dict[int, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What epoch-end code has done so far."""
+        return {"marks": self._marks, "schedule_at": copy.copy(self._schedule_at)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take that over."""
+        self._marks, self._schedule_at = state["marks"], dict(state["schedule_at"])
 
     def entered(self, epoch: int) -> None:
         """A pass begins: if epoch-end code has stepped a scheduler, remember what became of it."""

@@ -96,6 +96,19 @@ class TrainingState:
             found += [value for value in state.values() if isinstance(value, torch.Tensor)]
         return found
 
+    def labels(self) -> list[str]:
+        """A name for each of ``tensors``: the model's own, ``loose.N``, and ``optimizer.PARAMETER.KEY``."""
+        found: list[str] = []
+        for number, model in enumerate(self._accelerator._models):
+            prefix = "model." if number == 0 else f"model_{number}."
+            found += [prefix + name for name, _ in model.named_parameters()]
+            found += [prefix + name for name, _ in model.named_buffers()]
+        found += [f"loose.{number}" for number, _ in enumerate(self._loose_parameters())]
+        for number, state in enumerate(self._optimizer_states()):
+            tensors = (key for key, value in state.items() if isinstance(value, torch.Tensor))
+            found += [f"optimizer.{number}.{key}" for key in tensors]
+        return found
+
     def small(self) -> SmallState:
         """Copies of all that is not among ``tensors``."""
         scaler = self._accelerator.scaler

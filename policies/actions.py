@@ -5,6 +5,7 @@ A new action is one line in ``ACTIONS`` and an actuator of the same name. Durati
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -68,21 +69,34 @@ class ActionKind:
     target: Callable[[Parameters], str] = _itself
 
 
+_CHECKPOINT = Name(
+    re.compile(r"(?!tick-)[A-Za-z0-9][\w.-]{0,63}").fullmatch,
+    "a word of letters, digits, '-', '_' and '.' that does not begin with 'tick-'",
+)
+_DESTINATION = "to must be either {steps: n} or {checkpoint: name}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Destination:
-    """Where a rollback goes: a landmark, or ``{steps: n}`` back."""
+    """Where a rollback goes: a landmark, ``{steps: n}`` back, or a checkpoint by its name."""
 
-    steps = Record({"steps": Field(Whole(1))}, prefix="to.")
+    place = Record(
+        {"steps": Field(OrNothing(Whole(1)), None), "checkpoint": Field(OrNothing(_CHECKPOINT), None)},
+        check=lambda place: None if None in place.values() and any(place.values()) else _DESTINATION,
+        prefix="to.",
+    )
 
     def read(self, node: Node, name: str) -> Any:
-        """The landmark's word, or the mapping."""
+        """The landmark's word, or the mapping with what it names."""
         if node.entries is not None:
-            return self.steps.read(node, name)
+            place = self.place.read(node, name)
+            return {key: value for key, value in place.items() if value is not None}
         try:
             return Choice(Landmark, as_word=True).read(node, name)
         except Invalid:
             words = ", ".join(landmark.value for landmark in Landmark)
-            raise Invalid.at(node, f"{name} must be {words} or {{steps: n}}, got {node}") from None
+            message = f"{name} must be {words}, {{steps: n}} or {{checkpoint: name}}, got {node}"
+            raise Invalid.at(node, message) from None
 
 
 _SOURCE = Name(lambda name: not name.isspace(), "the name of a source")
@@ -100,7 +114,7 @@ def _reweight_objection(parameters: Parameters) -> str | None:
 ACTIONS: Mapping[str, ActionKind] = {
     "skip_step": ActionKind(Priority.SKIP, Record({})),
     "stop": ActionKind(Priority.STOP, Record({})),
-    "checkpoint": ActionKind(Priority.RECORD, Record({})),
+    "checkpoint": ActionKind(Priority.RECORD, Record({"name": Field(OrNothing(_CHECKPOINT), None)})),
     "reset_moments": ActionKind(Priority.LEARNING_RATE, Record({})),
     "notify": ActionKind(
         Priority.RECORD, Record({"message": Field(Text()), "url": Field(OrNothing(_URL), None)})

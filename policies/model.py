@@ -47,6 +47,17 @@ class SnapshotPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointPlan:
+    """Which durable checkpoints are written besides those that an act asks for.
+
+    ``every`` is in ticks (None: none are); ``keep`` is how many of them stay, the newest good one besides.
+    """
+
+    every: int | None = None
+    keep: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     """At most ``acts`` in any window of ``per`` ticks, and ``max`` in the whole run (None: no such bound)."""
 
@@ -142,6 +153,7 @@ class Policy:
     version: int
     mode: Mode = Mode.ACT
     snapshots: SnapshotPlan = SnapshotPlan()
+    checkpoints: CheckpointPlan = CheckpointPlan()
     monitors: tuple[MonitorSpec, ...] = ()
     rules: tuple[Rule, ...] = ()
     limits: Limits | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .document import Fault, Node, PolicyError, read_document
-from .model import LimitResponse, Limits, Mode, Policy, SnapshotPlan
+from .model import CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan
 from .names import Signals
 from .schema_monitors import read_monitors
 from .schema_rules import Surroundings, read_rules
@@ -24,6 +24,15 @@ _SNAPSHOTS = Record(
     },
     SnapshotPlan,
     prefix="snapshots.",
+)
+_CHECKPOINT_PLAN = CheckpointPlan()
+_CHECKPOINTS = Record(
+    {
+        "every": Field(OrNothing(Whole(1)), _CHECKPOINT_PLAN.every),
+        "keep": Field(Whole(1, 1000), _CHECKPOINT_PLAN.keep),
+    },
+    CheckpointPlan,
+    prefix="checkpoints.",
 )
 _LIMITS = Record(
     {
@@ -44,6 +53,7 @@ _POLICY = Record(
         "mode": Field(Choice(Mode), Mode.ACT),
         "signals": Field(Many(_SIGNAL), ()),
         "snapshots": Field(_SNAPSHOTS, _PLAN),
+        "checkpoints": Field(_CHECKPOINTS, _CHECKPOINT_PLAN),
         "monitors": Field(Later(), None),
         "rules": Field(Later(), None),
         "limits": Field(OrNothing(_LIMITS), None),
@@ -74,6 +84,7 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
         version=values["version"],
         mode=values["mode"],
         snapshots=values["snapshots"],
+        checkpoints=values["checkpoints"],
         monitors=tuple(monitor.spec for monitor in monitors.values() if monitor.spec),
         rules=rules,
         limits=values["limits"],

@@ -37,7 +37,8 @@ TABLE = {
     "midcourse.monitors.probes": rights("numpy river torch", "monitors"),
     "midcourse.policies": rights("yaml", "monitors.types monitors.registry monitors.bank"),
     "midcourse.controller": rights(
-        "numpy torch accelerate prometheus_client psutil click rich wrapt", "monitors policies __version__"
+        "numpy torch accelerate safetensors prometheus_client psutil click rich wrapt",
+        "monitors policies __version__",
     ),
     "midcourse.configs": rights(),
 }

@@ -16,7 +16,8 @@ from ..loader import Feed, Place, Window
 from ..ring import Moment, Snapshot
 from ..run import Run
 from ..training_state import SmallState
-from .effect import Effect, Refused
+from .effect import Effect
+from .target import find_target
 
 log = logging.getLogger("midcourse")
 
@@ -27,11 +28,7 @@ FORWARD, SKIP = "forward", "skip"
 
 def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Restore a good snapshot; with ``data: skip`` or ``replay`` also schedule, step, randomness and data."""
-    chosen = find_target(run, decision, params["to"]) if run.ranks.main else None
-    tick = run.ranks.share(chosen.tick if chosen is not None else None)
-    target = next((s for s in run.ring.snapshots if s.tick == tick), None)
-    if target is None:
-        raise Refused(_why_none(run, decision, params["to"]))
+    target = find_target(run, decision, params["to"])
     place = target.moment.place
     known = run.feed is not None and place is not None and run.feed.knows(place)
     data = params["data"] if run.rewinds is None and known else FORWARD
@@ -53,6 +50,7 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         run.ring.release(saved.tensors)
         run.ring.drop_after(target, run.clock.tick)
         run.ring.pin(target.tick, decision.id)
+        run.checkpoints.abandon_after(target.tick, run.clock.tick)
         if data != FORWARD:
             run.trail.clear()
         for told in run.on_rollback:
@@ -62,17 +60,6 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
                 log.exception("a callback given to on_rollback failed")
 
     return Effect(details, undo=lambda: saved.put_back(run), commit=commit, facts=target.moment.facts)
-
-
-def find_target(run: Run, decision: Decision, to: Any) -> Snapshot | None:
-    """The snapshot that ``to`` asks for: never one taken after the onset."""
-    if to == "last_good":
-        return run.ring.at_or_before(run.clock.tick)
-    if to == "before_onset":
-        onset = decision.onset if decision.onset is not None else decision.tick
-        return run.ring.at_or_before(onset - 1)
-    latest = run.clock.step - int(to["steps"])
-    return next((s for s in reversed(run.ring.snapshots) if s.good and s.moment.step <= latest), None)
 
 
 def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
@@ -126,13 +113,6 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b) or torch.equal(
         a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
     )
-
-
-def _why_none(run: Run, decision: Decision, to: Any) -> str:
-    good = [s.tick for s in run.ring.snapshots if s.good]
-    have = f"good snapshots are of ticks {good}" if good else "there is no good snapshot"
-    wanted = f"before the onset at tick {decision.onset}" if to == "before_onset" else f"for {to!r}"
-    return f"no snapshot {wanted}: {have}"
 
 
 @dataclass(slots=True)

@@ -3,41 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...policies.types import Decision
+from ..clock import Clock
+from ..durable.checkpoints import Parcel
+from ..ring import Snapshot
 from ..run import Run
-from .checkpoint import save
-from .effect import Effect
-from .rollback import Saved
+from .effect import Effect, Refused
+from .rollback import Saved, moment_of
+from .target import find_target
+
+NAME = "stopped"
+"""Of the checkpoint that a stopped run leaves."""
 
 
 def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
-    """Restore the last good snapshot, save it, and end the loop at this batch request."""
-    good = run.ring.at_or_before((decision.onset or decision.tick) - 1) if run.ranks.main else None
-    tick = run.ranks.share(None if good is None else good.tick)
-    target = next((s for s in run.ring.snapshots if s.tick == tick), None)
+    """Restore the last good snapshot, save it, and end the loop at this batch request.
+
+    Raises:
+        OSError: the disk of some process did not take it.
+    """
     before = Saved.of(run)
-
-    def restore() -> None:
-        if target is not None:
-            run.state.restore(target.tensors, target.small, rewind=True)
-
-    def write() -> Path:
-        run.ranks.together(restore)
-        return save(run, "stopped", before.moment if target is None else target.moment)
-
-    path = before.or_put_back(run, write)
+    target = before.or_put_back(run, lambda: _save_good(run, decision))
+    path = run.checkpoints.folder / NAME
     saved = "the present state" if target is None else f"the good state of step {target.moment.step}"
     reason = (
         f"rule {decision.rule!r} stopped the run at step {run.clock.step}: {decision.reason}. "
-        f"{saved} is in {path}; to go on: accelerator.load_state({str(path)!r})"
+        f"{saved} is in {path}; to go on: Controller(..., resume={str(path)!r})"
     )
 
     def commit() -> None:
         run.ring.release(before.tensors)
         run.stopped = reason
 
-    details = {"checkpoint": str(path), "good_tick": tick}
+    details = {"checkpoint": str(path), "good_tick": None if target is None else target.tick}
     return Effect(details, undo=lambda: before.put_back(run), commit=commit)
+
+
+def _save_good(run: Run, decision: Decision) -> Snapshot | None:
+    """Put the good state in place and on disk; without one, the present state. Returns the good one."""
+    try:
+        target: Snapshot | None = find_target(run, decision, "before_onset")
+    except Refused:
+        target = None
+
+    def parcel() -> Parcel:
+        if target is None:
+            place = None if run.feed is None else run.feed.place
+            moment = moment_of(run, run.feed, place)
+            kept = Snapshot(moment, run.state.tensors(), run.state.small())
+        else:
+            run.state.restore(target.tensors, target.small, rewind=True)
+            kept = target
+        return Parcel(kept, run.state.labels(), run.own_state())
+
+    clock = run.clock if target is None else Clock(target.tick, target.moment.step, target.moment.branch)
+    run.checkpoints.begin(NAME, clock, parcel)
+    failure = run.checkpoints.settle()
+    if failure is not None:
+        raise OSError(failure)
+    return target

@@ -37,6 +37,10 @@ def rollback_policy(data: str, to: str = "{steps: 12}") -> str:
     return ROLLBACK.format(data=data, to=to)
 
 
+class Died(Exception):
+    """Ends a loop as a fault of its own would."""
+
+
 @dataclass
 class Trace:
     """What a loop did: example ids and loss of each micro-batch in order, parameters at the end."""
@@ -85,6 +89,8 @@ def train(
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
     evaluate: Callable[[], None] | None = None,
+    die_at: int | None = None,
+    width: int = 16,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
@@ -92,12 +98,14 @@ def train(
 ) -> Trace:
     """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
 
-    ``spoil(tick, loss)`` may change the loss of a tick. Without ``run_dir`` Midcourse stays away.
+    ``spoil(tick, loss)`` may change the loss of a tick. At tick ``die_at`` the loop raises ``Died``.
+    Without ``run_dir`` Midcourse stays away.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     torch.manual_seed(0)
-    model: Any = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))
+    layers = [torch.nn.Linear(8, width), torch.nn.Dropout(0.2), torch.nn.Linear(width, 1)]
+    model: Any = torch.nn.Sequential(*layers)
     chosen = optimizer(model.parameters())
     scheduler = schedule(chosen) if schedule is not None else None
     if mixture:
@@ -122,6 +130,9 @@ def train(
     counter = controller.epochs(epochs) if controller is not None and owned else range(epochs)
     tick = 0
     for _ in counter:
+        if controller is not None and controller.resumed is not None:
+            assert controller._cycle is not None
+            tick = controller._cycle.run.clock.tick
         model.train()
         for batch in loader:
             x, y, ids = batch[:3] if not isinstance(batch, dict) else (batch["x"], batch["y"], batch["id"])
@@ -140,6 +151,10 @@ def train(
                 if rest and not per_epoch:
                     rest[0].step()
                 prepared.zero_grad()
+            if tick == die_at:
+                assert controller is not None
+                controller.close()
+                raise Died
             trace.ids.append(ids.tolist())
             trace.losses.append(float(loss.detach()))
             trace.ticks.append(tick)

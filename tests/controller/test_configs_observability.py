@@ -55,6 +55,7 @@ def live_metrics(path: Path) -> Metrics:
     reading = Reading(Health.ALARM, 1, 5.3, 58.0, 10.0, 1, 2.4, 0.05)
     readings = {spec.name: {"": reading} for spec in policy.monitors}
     metrics.sample(Sample(1, 1, 0, signals), readings)
+    metrics.checkpoint(1, 1000)
     metrics.phase("off-course", "", Phase.EXHAUSTED)
     return metrics
 
@@ -66,7 +67,8 @@ def test_every_metric_that_is_asked_for_exists(tmp_path: Path) -> None:
     asked = set(re.findall(r"midcourse_\w+", " ".join(PANELS + ANNOTATIONS + ALERTS)))
     assert asked <= shown
     assert shown - asked <= {
-        f"midcourse_{name}" for name in ("step", "epoch", "attempt", "snapshots_taken_total")
+        f"midcourse_{name}"
+        for name in ("step", "epoch", "attempt", "snapshots_taken_total", "checkpoints_written_total")
     }  # all else is on the dashboard
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from small_loop import Trace, dataset, train
 from torch.utils.data import DataLoader
 
 from midcourse import Controller, TrainingStopped
+from midcourse.controller.durable.files import load
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Status
@@ -103,22 +103,20 @@ def test_a_nonfinite_step_is_skipped_before_the_update(tmp_path: Path) -> None:
 
 
 def test_a_fault_that_stays_ends_in_stop_with_the_good_state_saved(tmp_path: Path) -> None:
-    with pytest.raises(TrainingStopped, match=r"accelerator.load_state") as raised:
+    with pytest.raises(TrainingStopped, match=r"Controller\(..., resume=") as raised:
         train(tmp_path, watch(), spoil=nan_at(*range(70, 200)), epochs=12, owned=False)
     assert "bad-step" in str(raised.value)
-    state = json.loads((tmp_path / "checkpoints" / "stopped" / "midcourse.json").read_text())
-    assert state["tick"] == state["step"] < 70  # where the saved state stood, not where the run was stopped
-    saved = next((tmp_path / "checkpoints" / "stopped").glob("model*.safetensors"))
-    from safetensors.torch import load_file
-
-    assert all(torch.isfinite(t).all() for t in load_file(saved).values())
+    manifest, tensors, _ = load(tmp_path / "checkpoints" / "stopped", rank=0)
+    assert manifest.tick == manifest.step < 70  # where the saved state stood, not where the run was stopped
+    assert "model.0.weight" in tensors
+    assert all(torch.isfinite(t).all() for t in tensors.values())
 
 
 def test_stop_ends_owned_counters_without_an_exception(tmp_path: Path) -> None:
     trace = train(tmp_path, pull("stop: {}"), triggers={25: 1.0})
     assert len(trace.losses) == 25
     assert trace.controller is not None
-    assert "load_state" in (trace.controller.stopped or "")
+    assert "resume=" in (trace.controller.stopped or "")
 
 
 def test_a_cut_learning_rate_holds_ramps_and_leaves_the_schedule_alone(tmp_path: Path) -> None:
@@ -158,9 +156,10 @@ def test_reweighting_a_plain_loader_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_complete_and_loads(tmp_path: Path) -> None:
     trace = train(tmp_path, pull("checkpoint: {}"), triggers={20: 1.0})
-    path = recorded(trace)[1][0].details["checkpoint"]["path"]
-    assert Path(path).name == "tick-20"
-    assert not list((tmp_path / "checkpoints").glob(".*partial"))
+    path = Path(recorded(trace)[1][0].details["checkpoint"]["path"])
+    assert path.name == "at-00000020"
+    assert load(path, rank=0)[0].tick == 20
+    assert not list(tmp_path.rglob("*partial"))
 
 
 def test_moments_are_dropped_by_reset_moments(tmp_path: Path) -> None:

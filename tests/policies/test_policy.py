@@ -169,7 +169,7 @@ def test_parameters_are_complete_and_plain() -> None:
     assert ladder_of("[set_lr: {to: 1e-4}]").actions[0].params == {"to": 1e-4, "hold": None, "ramp": 0}
     assert ladder_of("[reset_moments:, checkpoint: ]").actions == (
         Action("reset_moments", {}),
-        Action("checkpoint", {}),
+        Action("checkpoint", {"name": None}),
     )
     assert ladder_of("[notify: {message: look, url: 'https://example.org/hook'}]").priority is Priority.RECORD
 

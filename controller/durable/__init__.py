@@ -1,0 +1,1 @@
+"""Durable checkpoints: what survives the process, and how a run goes on from it."""

@@ -1,0 +1,192 @@
+"""One process' part of a checkpoint on disk: complete and checksummed, or not there at all.
+
+::
+
+    RUN/checkpoints/NAME/rank-0.STAMP.safetensors    tensors: weights, buffers, moments, by name
+    RUN/checkpoints/NAME/rank-0.STAMP.state          all else, as torch.save writes it
+    RUN/checkpoints/NAME/rank-0.json                 the manifest, renamed into place last
+
+Each file is written under a temporary name, synced and renamed; the manifest names the others with their
+sizes and SHA-256, so that a part which is written anew (STAMP is the time) replaces the older one at once.
+A checkpoint without a readable manifest, or whose files differ from it, is none. The state is a pickle, as
+in Accelerate's own checkpoints: load only what your own runs have written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+FORMAT = 1
+"""Of what is written here. A checkpoint of another one is not read."""
+
+FOLDER = "checkpoints"
+TENSORS, STATE = "safetensors", "state"
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is torn, was tampered with, or is of another format; the message says which and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a process says of its part of a checkpoint.
+
+    ``files`` maps names to size in bytes and SHA-256. ``written`` is Unix time.
+    """
+
+    name: str
+    tick: int
+    step: int
+    branch: int
+    rank: int
+    world: int
+    written: float = 0.0
+    files: Mapping[str, tuple[int, str]] | None = None
+    format: int = FORMAT
+
+    @property
+    def bytes(self) -> int:
+        """What the files take."""
+        return sum(size for size, _ in (self.files or {}).values())
+
+
+def write(folder: Path, about: Manifest, tensors: Mapping[str, torch.Tensor], state: Any) -> Manifest:
+    """Put a part on disk; it is durable and complete when this returns.
+
+    An older part of the same name stays valid until the new one is complete, and is then removed.
+
+    Raises:
+        OSError: the disk is full, read-only or gone; what was half written is removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"rank-{about.rank}.{time.time_ns():x}"
+    files: dict[str, tuple[int, str]] = {}
+    try:
+        if tensors:
+            name = f"{stem}.{TENSORS}"
+            _put(folder / name, lambda path: save_file(dict(tensors), path))
+            files[name] = facts_of(folder / name)
+        name = f"{stem}.{STATE}"
+        _put(folder / name, lambda path: torch.save(state, path))
+        files[name] = facts_of(folder / name)
+        manifest = put_manifest(folder, replace(about, files=files))
+    except BaseException:
+        _remove(folder, f"{stem}.")
+        raise
+    _remove(folder, f"rank-{about.rank}.", keep={*files, manifest_name(about.rank)})
+    sync_folder(folder.parent)
+    return manifest
+
+
+def put_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Say that a part is complete as of now. Raises OSError."""
+    stamped = replace(manifest, written=time.time())
+    text = json.dumps(asdict(stamped), indent=1)
+    _put(folder / manifest_name(manifest.rank), lambda path: path.write_text(text, encoding="utf-8"))
+    return stamped
+
+
+def read_manifest(folder: Path, rank: int) -> Manifest:
+    """The manifest of a process' part, its files there and of the right size.
+
+    Raises:
+        DamagedCheckpoint: it is missing or unreadable, or a file is missing or torn.
+    """
+    path = folder / manifest_name(rank)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise DamagedCheckpoint(f"{path}: format {found['format']}, this version reads {FORMAT}")
+        files = {name: (int(size), str(digest)) for name, (size, digest) in found["files"].items()}
+        manifest = Manifest(**{**found, "files": files})
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{path}: missing, so the checkpoint was never completed") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, DamagedCheckpoint):
+            raise
+        raise DamagedCheckpoint(f"{path}: not a manifest: {error}") from error
+    for name, (size, _) in files.items():
+        actual = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if actual != size:
+            raise DamagedCheckpoint(f"{folder / name}: {actual} bytes, the manifest says {size}")
+    return manifest
+
+
+def load(folder: Path, rank: int) -> tuple[Manifest, dict[str, torch.Tensor], Any]:
+    """Read a part back after verifying every byte: its manifest, its tensors by name, its state.
+
+    Raises:
+        DamagedCheckpoint: it is not what was written.
+    """
+    manifest = read_manifest(folder, rank)
+    tensors: dict[str, torch.Tensor] = {}
+    state: Any = None
+    for name, expected in (manifest.files or {}).items():
+        path = folder / name
+        try:
+            if facts_of(path) != expected:
+                raise DamagedCheckpoint(f"{path}: its checksum is not that of the manifest")
+            if name.endswith(TENSORS):
+                tensors = load_file(path)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=False)
+        except DamagedCheckpoint:
+            raise
+        except Exception as error:
+            raise DamagedCheckpoint(f"{path}: cannot be read: {error}") from error
+    return manifest, tensors, state
+
+
+def facts_of(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def manifest_name(rank: int) -> str:
+    """The file whose presence says that a process' part is complete."""
+    return f"rank-{rank}.json"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put(path: Path, write_to: Callable[[Path], object]) -> None:
+    """A file under its name once all of it is on the disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write_to(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    except Exception as error:  # safetensors and torch tell a full disk by exceptions of their own
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: {error}") from error
+    sync_folder(path.parent)
+
+
+def _remove(folder: Path, prefix: str, keep: Collection[str] = ()) -> None:
+    for path in folder.iterdir():
+        if path.name.lstrip(".").startswith(prefix) and path.name not in keep:
+            path.unlink(missing_ok=True)
+

@@ -1,0 +1,126 @@
+"""Going on from a durable checkpoint in a new process, exactly where the one before stood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .durable.checkpoints import Checkpoints, Entry, Parcel
+from .durable.files import DamagedCheckpoint, put_manifest, read_manifest
+from .loader import Feed
+from .ranks import Ranks
+from .run import Run
+
+AUTO = "auto"
+"""Go on from the newest complete checkpoint of the run's folder; where there is none, begin anew."""
+
+NEEDS_COUNTER = (
+    "resume: the loop's counter is its own and would begin anew: count with controller.epochs(n) or "
+    "controller.steps(n)"
+)
+NEEDS_PREPARE = "resume: nothing is prepared yet: call accelerator.prepare before controller.epochs or .steps"
+NEEDS_LOADER = (
+    "resume: the training loader was not prepared by accelerator.prepare, so its place in the data is unknown"
+)
+
+
+def choose(ask: str | Path, checkpoints: Checkpoints, ranks: Ranks) -> tuple[str, Parcel] | None:
+    """The checkpoint to go on from, its name and content: the newest that all processes can read whole.
+
+    Args:
+        ask: ``"auto"``, or the folder of one checkpoint.
+        checkpoints: Those of the run's folder; told of damaged ones, which are passed over.
+        ranks: The run's processes.
+
+    Raises:
+        ValueError: the one that was asked for cannot be read, or was written by another number of processes.
+    """
+    if ask != AUTO:
+        return _only(Path(ask), checkpoints)
+    for name in _candidates(checkpoints, ranks):
+        parcel, failure = checkpoints.read_together(name)
+        if parcel is not None:
+            return name, parcel
+        checkpoints.forget(name, failure)
+    return None
+
+
+def _only(path: Path, checkpoints: Checkpoints) -> tuple[str, Parcel]:
+    if path.resolve().parent != checkpoints.folder.resolve():
+        raise ValueError(f"resume: {path} is not among the checkpoints of this run, {checkpoints.folder}")
+    parcel, failure = checkpoints.read_together(path.name)
+    if parcel is None:
+        raise ValueError(f"resume: {failure}")
+    return path.name, parcel
+
+
+def _candidates(checkpoints: Checkpoints, ranks: Ranks) -> list[str]:
+    """Names that every process has a complete part of, the one that rank 0 wrote last first."""
+    written: dict[str, float] = {}
+    folders = sorted(checkpoints.folder.iterdir()) if checkpoints.folder.is_dir() else []
+    for folder in filter(Path.is_dir, folders):
+        try:
+            written[folder.name] = read_manifest(folder, ranks.rank).written
+        except DamagedCheckpoint as error:
+            checkpoints.forget(folder.name, str(error))
+    everywhere = ranks.gather(written)
+    common = set.intersection(*(set(names) for names in everywhere))
+    return sorted(common, key=lambda name: -everywhere[0][name])
+
+
+def put_in_place(
+    run: Run, name: str, parcel: Parcel, feed: Feed, parts: Mapping[str, Any]
+) -> None:
+    """Make a checkpoint's state the present one.
+
+    Args:
+        run: Everything of it is prepared, and its feed is ``feed``.
+        name: The checkpoint's.
+        parcel: Its content.
+        feed: The training loader's.
+        parts: What goes on besides, by the names that ``Run.own_state`` gave their states.
+
+    Raises:
+        ValueError: the checkpoint is of another model or optimizer.
+    """
+    snapshot, own = parcel.snapshot, parcel.own
+    moment = snapshot.moment
+    _compare(run, parcel)
+    run.state.restore(snapshot.tensors, snapshot.small, rewind=True)
+    run.clock.tick, run.clock.step, run.clock.branch = moment.tick, moment.step, moment.branch
+    run.detectors.load_state_dict(moment.detectors)
+    for label, part in parts.items():
+        if label in own:
+            part.load_state_dict(own[label])
+    assert moment.place is not None
+    feed.resume(own["feed"], moment.place, moment.random_state)
+    checkpoints = run.checkpoints
+    good = run.ranks.share(snapshot.good)
+    checkpoints.entries = [e for e in checkpoints.entries if e.name != name]
+    checkpoints.entries.append(Entry(name, moment.tick, moment.step, good))
+    # From now on this is the newest: what a course that was given up has left on disk is older.
+    folder = checkpoints.folder / name
+    put_manifest(folder, read_manifest(folder, run.ranks.rank))
+
+
+def _compare(run: Run, parcel: Parcel) -> None:
+    """See that the model is the one that was saved; the optimizer's state may not exist yet."""
+    kept = {
+        label: tuple(tensor.shape)
+        for label, tensor in zip(parcel.labels, parcel.snapshot.tensors, strict=True)
+        if not label.startswith("optimizer.")
+    }
+    live = {
+        label: tuple(tensor.shape)
+        for label, tensor in zip(run.state.labels(), run.state.tensors(), strict=True)
+        if not label.startswith("optimizer.")
+    }
+    if kept == live:
+        return
+    differing = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
+    label = differing[0]
+    raise ValueError(
+        f"resume: the checkpoint is of another model: {len(differing)} tensors differ, the first is "
+        f"{label!r}: {kept.get(label, 'missing')} in the checkpoint, {live.get(label, 'missing')} now"
+    )

@@ -1,0 +1,213 @@
+"""A run that ends before its time goes on from its newest checkpoint as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from small_loop import Died, Trace, train
+
+from midcourse import Controller
+from midcourse.controller.journal.reader import JournalReader
+from midcourse.controller.journal.tell import stories
+
+torch.set_num_threads(1)
+
+POLICY = """
+version: 1
+signals: [trigger]
+snapshots: {keep: 6, reach: 160, every: 5}
+checkpoints: {every: 5, keep: 100}  # of which the ring in memory holds some
+monitors:
+  rise: {type: sustained_rise, signal: loss}
+rules:
+  - name: back
+    when: trigger.value > 0.5
+    budget: {acts: 3, per: 1000}
+    cooldown: 2
+    ladder:
+      - [rollback: {to: {steps: 12}, data: replay}, scale_lr: {factor: 0.5, hold: 10, ramp: 10}]
+      - [rollback: {to: {steps: 12}, data: replay}]
+    verify: {within: 6, expect: trigger.value < 0.5}
+"""
+
+LOOPS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "mixture": {"mixture": True},
+    "seedable": {"seedable": True},
+    "accumulation": {"accumulation": 3, "epochs": 6},
+    "lambda": {"schedule": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.97**s)},
+    "one cycle": {"schedule": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1e-2, total_steps=80)},
+    "by epoch": {
+        "schedule": lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        "per_epoch": True,
+    },
+    "sgd": {"optimizer": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9)},
+    "evaluation draws": {"evaluate": lambda: torch.rand(3)},
+}
+
+
+def interrupted(folder: Path, die_at: int, **loop: Any) -> Trace:
+    """Train until the loop dies, then again, resumed."""
+    with pytest.raises(Died):
+        train(folder, POLICY, die_at=die_at, resume="auto", **loop)
+    return train(folder, POLICY, resume="auto", **loop)
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_ends(
+    tmp_path: Path, loop: dict[str, Any]
+) -> None:
+    same_end(tmp_path, 21, {17: 1.0}, loop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("triggers", [{}, {28: 1.0, 34: 1.0}], ids=["quiet", "twice"])
+@pytest.mark.parametrize("die_at", [7, 19, 20, 33, 38])
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+def test_wherever_it_ended(
+    tmp_path: Path, loop: dict[str, Any], die_at: int, triggers: dict[int, float]
+) -> None:
+    same_end(tmp_path, die_at, triggers, loop)
+
+
+def same_end(folder: Path, die_at: int, triggers: dict[int, float], loop: dict[str, Any]) -> None:
+    whole = train(folder / "whole", POLICY, triggers=triggers, **loop)
+    resumed = interrupted(folder / "broken", die_at, triggers=triggers, **loop)
+    assert resumed.matches(whole)
+    assert resumed.losses == whole.losses[-len(resumed.losses) :]
+    assert resumed.controller is not None
+    assert resumed.controller.resumed is not None
+
+
+def acts(folder: Path) -> list[tuple[int, str, str]]:
+    """Attempt, decision and outcome of every act."""
+    with JournalReader(folder) as reader:
+        told = stories(reader)
+    return [(s.attempt, s.decision.id, s.outcomes[0].status.value) for s in told if s.outcomes]
+
+
+def events(folder: Path, kind: str) -> list[Any]:
+    with JournalReader(folder) as reader:
+        return [event for event in reader.events() if event.kind == kind]
+
+
+def test_a_decision_that_falls_again_has_the_same_id_and_is_charged_once(tmp_path: Path) -> None:
+    policy = POLICY.replace("acts: 3", "acts: 1")
+    loop = {"triggers": {22: 1.0, 40: 1.0}}
+    whole = train(tmp_path / "whole", policy, **loop)
+    broken = tmp_path / "broken"
+    with pytest.raises(Died):
+        train(broken, policy, die_at=24, **loop)
+    # The checkpoint that follows the act is lost with it: the newest is of tick 20.
+    shutil.rmtree(broken / "checkpoints" / "tick-00000022")
+    resumed = train(broken, policy, resume="auto", **loop)
+    assert acts(broken) == [(1, "back@22", "applied"), (2, "back@22", "applied")]
+    assert acts(tmp_path / "whole") == [(1, "back@22", "applied")]
+    assert resumed.matches(whole)
+
+
+def test_without_a_checkpoint_the_run_begins_anew(tmp_path: Path) -> None:
+    first = train(tmp_path, POLICY, resume="auto")
+    assert first.controller is not None
+    assert first.controller.resumed is None
+    assert first.matches(train())
+
+
+def test_a_run_that_came_to_its_end_is_not_trained_on(tmp_path: Path) -> None:
+    whole = train(tmp_path, POLICY)
+    again = train(tmp_path, POLICY, resume="auto")
+    assert again.losses == []
+    assert again.matches(whole)
+
+
+def test_a_loop_that_counts_itself_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"count with controller.epochs\(n\)"):
+        train(tmp_path, POLICY, resume="auto", owned=False)
+
+
+def test_resume_without_a_folder_is_told() -> None:
+    with pytest.raises(ValueError, match="needs the run_dir"):
+        Controller(Accelerator(cpu=True), resume="auto")
+
+
+def test_another_model_is_told_by_its_first_tensor(tmp_path: Path) -> None:
+    with pytest.raises(Died):
+        train(tmp_path, POLICY, die_at=12)
+    with pytest.raises(ValueError, match=r"another model: 3 tensors differ, the first is 'model.0.bias'"):
+        train(tmp_path, POLICY, resume="auto", width=12)
+
+
+def test_a_chosen_checkpoint_is_gone_on_from_and_is_the_newest_from_then_on(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", POLICY)
+    broken = tmp_path / "broken"
+    with pytest.raises(Died):
+        train(broken, POLICY, die_at=33)
+    with pytest.raises(Died):
+        train(broken, POLICY, die_at=22, resume=broken / "checkpoints" / "tick-00000020")
+    resumed = train(broken, POLICY, resume="auto")
+    assert [event.detail["step"] for event in events(broken, "resumed")] == [20, 20]
+    assert resumed.matches(whole)
+    with pytest.raises(ValueError, match="not among the checkpoints of this run"):
+        train(broken, POLICY, resume=tmp_path / "whole" / "checkpoints" / "tick-00000020")
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "flipped byte": lambda folder: flip(next(folder.glob("*.safetensors"))),
+    "flipped state": lambda folder: flip(next(folder.glob("*.state"))),
+    "torn": lambda folder: os.truncate(next(folder.glob("*.safetensors")), 100),
+    "missing": lambda folder: next(folder.glob("*.state")).unlink(),
+    "no manifest": lambda folder: (folder / "rank-0.json").unlink(),
+    "manifest torn": lambda folder: os.truncate(folder / "rank-0.json", 50),
+    "manifest odd": lambda folder: (folder / "rank-0.json").write_text("[1, 2]"),
+    "other format": lambda folder: edit(folder / "rank-0.json", format=99),
+    "other world": lambda folder: edit(folder / "rank-0.json", world=3),
+}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_serves(
+    tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    whole = train(tmp_path / "whole", POLICY)
+    broken = tmp_path / "broken"
+    with pytest.raises(Died):
+        train(broken, POLICY, die_at=33)
+    damage(broken / "checkpoints" / "tick-00000030")
+    resumed = train(broken, POLICY, resume="auto")
+    assert resumed.controller is not None
+    assert resumed.controller.resumed == 25
+    assert resumed.matches(whole)
+    assert [event.detail["name"] for event in events(broken, "checkpoint_failed")] == ["tick-00000030"]
+    with pytest.raises(ValueError, match="resume: "):
+        train(broken, POLICY, resume=broken / "checkpoints" / "nothing")
+
+
+def test_a_stopped_run_goes_on_from_its_good_state(tmp_path: Path) -> None:
+    policy = POLICY.replace("      - [rollback: {to: {steps: 12}, data: replay}]\n", "      - [stop: {}]\n")
+    policy = policy.replace("acts: 3", "acts: 1")
+    stopped = train(tmp_path, policy, triggers={17: 1.0, 25: 1.0})
+    assert stopped.controller is not None
+    assert "stopped the run" in str(stopped.controller.stopped)
+    resumed = train(tmp_path, policy, resume=tmp_path / "checkpoints" / "stopped")
+    assert resumed.controller is not None
+    assert resumed.controller.resumed == events(tmp_path, "resumed")[0].detail["step"] < 25
+    assert resumed.controller.stopped is None
+    assert len(resumed.losses) >= 35
