@@ -17,6 +17,7 @@ from ..ring import Moment, Snapshot
 from ..run import Run
 from ..training_state import SmallState
 from .effect import Effect, Refused
+from .read_back import identical
 
 log = logging.getLogger("midcourse")
 
@@ -27,6 +28,7 @@ FORWARD, SKIP = "forward", "skip"
 
 def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Restore a good snapshot; with ``data: skip`` or ``replay`` also schedule, step, randomness and data."""
+    keep_common(run)
     chosen = find_target(run, decision, params["to"]) if run.ranks.main else None
     tick = run.ranks.share(chosen.tick if chosen is not None else None)
     target = next((s for s in run.ring.snapshots if s.tick == tick), None)
@@ -64,6 +66,12 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     return Effect(details, undo=lambda: saved.put_back(run), commit=commit, facts=target.moment.facts)
 
 
+def keep_common(run: Run) -> None:
+    """Only what all processes have is a state to return to: one may have had no memory for a snapshot."""
+    ticks = run.ranks.gather([s.tick for s in run.ring.snapshots])
+    run.ring.keep_only(set(ticks[0]).intersection(*ticks))
+
+
 def find_target(run: Run, decision: Decision, to: Any) -> Snapshot | None:
     """The snapshot that ``to`` asks for: never one taken after the onset."""
     if to == "last_good":
@@ -92,6 +100,7 @@ def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
 def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[list[int]] | None:
     """Put the snapshot in place and read it back; returns the first batch left out and the one after them."""
     moment = target.moment
+    target.wait()
     run.state.restore(target.tensors, target.small, rewind=data != FORWARD)
     if not identical(run.state.tensors(), target.tensors):
         raise RuntimeError("the restored state differs from the snapshot")
@@ -114,18 +123,6 @@ def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[
         run.mix.rewind(moment.place, run.clock.tick + 1)
     feed.rewind(moment.place, moment.random_state)
     return left_out
-
-
-def identical(live: list[torch.Tensor], kept: list[torch.Tensor]) -> bool:
-    """Whether two lists of tensors agree bit for bit (NaN equals itself)."""
-    return len(live) == len(kept) and all(_same_bits(a, b) for a, b in zip(live, kept, strict=True))
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    b = b.to(a.device)
-    return torch.equal(a, b) or torch.equal(
-        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
-    )
 
 
 def _why_none(run: Run, decision: Decision, to: Any) -> str:

@@ -10,11 +10,12 @@ from ...policies.types import Decision
 from ..run import Run
 from .checkpoint import save
 from .effect import Effect
-from .rollback import Saved
+from .rollback import Saved, keep_common
 
 
 def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Restore the last good snapshot, save it, and end the loop at this batch request."""
+    keep_common(run)
     good = run.ring.at_or_before((decision.onset or decision.tick) - 1) if run.ranks.main else None
     tick = run.ranks.share(None if good is None else good.tick)
     target = next((s for s in run.ring.snapshots if s.tick == tick), None)
@@ -22,6 +23,7 @@ def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
 
     def restore() -> None:
         if target is not None:
+            target.wait()
             run.state.restore(target.tensors, target.small, rewind=True)
 
     def write() -> Path:
