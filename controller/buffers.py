@@ -36,7 +36,7 @@ class Buffers:
         self, device: torch.device, store: Store, available: Callable[[], int], side: SideCopy | None
     ) -> None:
         self.spare: list[Buffer] = []
-        self._lent = 0
+        self._lent: dict[int, Shapes] = {}
         self._shapes: Shapes = []
         self._on_device = store is Store.DEVICE
         self._pinned = device.type == "cuda" and not self._on_device
@@ -51,7 +51,7 @@ class Buffers:
         """
         self._expect(tensors)
         buffer = self.spare.pop() if self.spare else self._make(tensors, 1)
-        self._lent += 1
+        self._lent[id(buffer)] = self._shapes
         return buffer
 
     def copy(self, buffer: Buffer, tensors: Sequence[torch.Tensor]) -> None:
@@ -85,9 +85,10 @@ class Buffers:
         return (self._side.waited() or 0.0) if self._side is not None else 0.0
 
     def release(self, buffer: Buffer, most: int) -> None:
-        """Take a buffer back: it serves again, unless there are ``most`` besides or shapes have changed."""
-        self._lent -= 1
-        if shapes_of(buffer) == self._shapes and self._lent + len(self.spare) < most:
+        """Take a buffer back: it serves again if its shapes are still wanted and fewer than ``most`` do."""
+        shapes = self._lent.pop(id(buffer))
+        in_use = sum(lent is self._shapes for lent in self._lent.values())
+        if shapes is self._shapes and in_use + len(self.spare) < most:
             self.spare.append(buffer)
 
     def reserve(self, tensors: Sequence[torch.Tensor], number: int, sharers: int) -> None:

@@ -21,10 +21,10 @@ def identical(live: Sequence[torch.Tensor], kept: Sequence[torch.Tensor]) -> boo
     """Whether two lists of tensors agree bit for bit (NaN equals itself) wherever they are read.
 
     Every tensor is read: a short one whole, a long one at its first and last element and at every
-    ``STRIDE``-th, so no stretch of ``STRIDE`` elements is passed over. That is sufficient for what can go
-    wrong with a copy: a tensor that is not the live one any more or got another one's values differs all
-    over, one that was overwritten afterwards or is not complete yet in a stretch. To compare all of it would
-    cost more than the copy itself, and no copy leaves out a single element in between.
+    ``STRIDE``-th, so that no stretch of ``STRIDE`` elements of its memory is passed over. That is sufficient
+    for what can go wrong with a copy: a tensor that is not the live one any more or got another one's values
+    differs all over, one that was overwritten afterwards or is not complete yet in a stretch. To compare all
+    of it would cost more than the copy itself, and no copy leaves out a single element in between.
     """
     if len(live) != len(kept):
         return False

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midcourse.controller import rng
-from midcourse.controller.buffers import Buffers, buffers_for
+from midcourse.controller.buffers import Buffers, buffers_for, free_memory
 from midcourse.controller.ring import Moment, Ring, Snapshot
 from midcourse.controller.training_state import SmallState
 from midcourse.policies.model import Store
@@ -170,3 +170,149 @@ def test_the_cadence_follows_the_measured_stall() -> None:
     assert ring.cadence == 500
     ring.adapt(step_seconds=10.0)
     assert ring.cadence == 31
+
+
+# -- memory ------------------------------------------------------------------------------------------------
+
+
+def fails(*_: object, **__: object) -> torch.Tensor:
+    raise RuntimeError("none left")
+
+
+def test_what_is_reserved_serves_all_later_snapshots_and_an_act(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(4, 40, every=10)
+    ring.take([torch.zeros(1)], SMALL, Moment(0, 0, 0, None, RANDOM))  # before there are moments
+    assert ring.reserve([torch.zeros(3)]) is None
+    assert ring.bytes == 4 + 5 * 12
+    assert ring.bytes_when_full([torch.zeros(3)]) == 5 * 12
+    monkeypatch.setattr(torch, "zeros_like", fails)
+    for tick in range(10, 500, 10):
+        take(ring, tick)
+        ring.release(ring.copy([torch.zeros(3)]))
+    assert ring.bytes == 5 * 12
+    ring.drop_after(ring.snapshots[1], tick=495)
+    assert ring.bytes == 5 * 12, "what a rollback frees is used again"
+
+
+def test_a_reserve_that_memory_does_not_hold_lowers_the_number_and_says_so() -> None:
+    free = [1000 * n for n in (9, 8, 7, 5, 4, 3, 0)]
+    ring = Ring(6, 1000, buffers=buffers_for(torch.device("cpu"), Store.HOST, lambda: free.pop(0)))
+    said = ring.reserve([torch.zeros(800)], sharers=1)  # 3200 bytes, of which five are made
+    assert said == "a snapshot takes 0 MiB and 6 do not fit in free memory: keeping 4"
+    assert len(free) == 1
+    assert ring.keep == 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no more"), torch.OutOfMemoryError("no more"), RuntimeError("no more\nand a trace")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_snapshot_without_memory_is_dropped_and_said_once(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_more(*_: object, **__: object) -> torch.Tensor:
+        raise error
+
+    ring = filled(Ring(6, 60, every=10), 30)
+    wider = [torch.zeros(4)]
+    monkeypatch.setattr(torch, "zeros_like", no_more)
+    for tick in (40, 50):
+        assert ring.due(tick)
+        assert ring.take(wider, SMALL, Moment(tick, tick, 0, None, RANDOM)) is None
+        assert not ring.due(tick + 1), "it is not tried at every step"
+    assert [record.getMessage() for record in caplog.records] == [
+        "no snapshot of tick 40 (no more): keeping 3 from now on"
+    ]
+    assert ring.at_or_before(99) is ring.snapshots[-1], "what there is can be returned to"
+    monkeypatch.undo()
+    for tick in range(60, 120, 10):
+        assert ring.take(wider, SMALL, Moment(tick, tick, 0, None, RANDOM)) is not None
+    assert len(ring) == ring.keep < 6
+
+
+def test_a_device_store_keeps_tensors_where_they_are_and_asks_for_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda, asked = torch.device("cuda", 1), []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (4321, 9999))
+    assert free_memory(cuda, Store.DEVICE) == 4321
+    assert asked == [cuda]
+    assert free_memory(cuda, Store.HOST) > 9999
+    assert free_memory(torch.device("cpu"), Store.DEVICE) > 9999
+    assert len(asked) == 1
+    live = [torch.zeros(3, device="meta"), torch.zeros(())]  # a step counter stays on the host
+    for store, place in ((Store.DEVICE, "meta"), (Store.HOST, "cpu")):
+        buffer = buffers_for(torch.device("meta"), store).lend(live)
+        assert [t.device.type for t in buffer] == [place, "cpu"]
+
+
+def test_pinned_memory_is_counted_as_it_is_rounded() -> None:
+    pinned = Buffers(torch.device("cuda"), Store.HOST, lambda: 1 << 30, None)
+    assert pinned.bytes_of([torch.zeros(3), torch.zeros(4), torch.zeros(0)]) == 16 + 16
+    assert host(free=1).bytes_of([torch.zeros(3), torch.zeros(4), torch.zeros(0)]) == 12 + 16
+
+
+def test_a_buffer_lies_as_its_tensor_does() -> None:
+    live = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    (kept,) = Ring(1, 10).copy([live])
+    assert kept.stride() == live.stride()
+
+
+def test_snapshots_that_not_all_processes_have_are_forgotten() -> None:
+    ring = filled(Ring(4, 40, every=10), 30)
+    ring.keep_only({0, 20, 99})
+    assert [s.tick for s in ring.snapshots] == [0, 20]
+
+
+# -- any course --------------------------------------------------------------------------------------------
+
+COURSES = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(1, 60)),
+        st.tuples(st.sampled_from(["pin", "hold", "drop_after"]), st.integers(0, 7)),
+        st.tuples(st.sampled_from(["unpin", "let go"]), st.just(0)),
+    ),
+    max_size=120,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(COURSES, st.integers(4, 7), st.integers(20, 400))
+def test_whatever_happens_the_ring_keeps_its_promises(
+    course: list[tuple[str, int]], keep: int, reach: int
+) -> None:
+    ring, now = Ring(keep, reach), 0
+    first, held = take(ring, now), None
+    for what, n in [*course, ("take", 1)]:
+        snapshot = ring.snapshots[n % len(ring)]
+        if what == "take":
+            pinned = [s for s in ring.snapshots if s.pins]
+            now += n
+            newest = take(ring, now)
+            assert ring.snapshots[-1] is newest
+            assert all(s in ring.snapshots for s in pinned)
+        elif what == "pin":
+            ring.pin(snapshot.tick, f"rule@{now}.{n}")
+            trial = f"rule@{now}.{n}"
+        elif what == "unpin":
+            for pin in {pin for s in ring.snapshots for pin in s.pins} - {"disk"}:
+                ring.unpin(pin)
+        elif what == "hold" and held is None:
+            held = snapshot
+            ring.hold(held, "disk")
+        elif what == "let go":
+            ring.unpin("disk")
+            held = None
+        elif what == "drop_after":
+            ring.drop_after(snapshot, now)
+        in_force = {pin for s in ring.snapshots for pin in s.pins} - {"disk"}
+        assert len(in_force) <= 1
+        assert in_force <= ({trial} if in_force else set())
+        assert len(ring) <= keep
+        assert [s.tick for s in ring.snapshots] == sorted({s.tick for s in ring.snapshots})
+        for s in (*ring.snapshots, *([held] if held else [])):
+            assert s.tensors[0].tolist() == [float(s.tick)] * 3
+        if ring.snapshots[0] is not first:
+            assert now - ring.snapshots[0].tick >= reach / 2
+    assert ring.bytes <= 12 * (keep + 2)
