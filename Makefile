@@ -2,7 +2,7 @@
 # A fresh machine needs make and Python >= 3.11 only:  make demo   make test   make demo PYTHON=python3.12
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint types check bench clean
+.PHONY: help demo test test-slow test-all lint types check bench bench-rollback clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -42,6 +42,9 @@ check: lint types test test-slow  ## all that the continuous integration runs
 
 bench: $(READY)      ## microseconds a tick, by part
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --json
+
+bench-rollback: $(READY)  ## snapshot and restore beside a plain copy and checkpoints
+	$(BIN)/python benchmarks/rollback.py --json
 
 clean:               ## remove the environment, caches and built files
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..policies.policy import Mode, Policy
+from .buffers import buffers_for
 from .clock import Clock, Trail
 from .cycle import Cycle, delays
 from .durable.checkpoints import Checkpoints
@@ -21,6 +22,7 @@ from .records import Records
 from .ring import Ring
 from .run import Rollback, Run
 from .signals import Recorder
+from .snapshots import fit_alike
 from .termination import Termination
 from .training_state import TrainingState
 
@@ -52,7 +54,14 @@ def assemble_run(
         ranks=ranks,
         layers=layers,
         learning_rate=LearningRate(optimizer, layers),
-        ring=Ring(plan.keep, plan.reach, plan.every, plan.max_overhead, clock=clock),
+        ring=Ring(
+            plan.keep,
+            plan.reach,
+            plan.every,
+            plan.max_overhead,
+            clock,
+            buffers_for(accelerator.device, plan.store),
+        ),
         state=TrainingState(accelerator, optimizer),
         checkpoints=Checkpoints(
             directory, policy.checkpoints, ranks, _untold if records is None else records.told
@@ -78,8 +87,10 @@ def assemble_cycle(
     notices: list[str] = []
     trained = [p for group in run.optimizer.param_groups for p in group["params"] if p.requires_grad]
     acting = policy.mode is Mode.ACT
-    if acting and (notice := _fit(run, trained)):
-        notices.append(notice)
+    if acting:
+        tensors = [p.detach() for p in trained]
+        notice = fit_alike(run, lambda sharers: run.ring.fit(tensors, sharers=sharers))
+        notices += [notice] if notice else []
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":
         notices.append(COSTS_A_WAIT)
@@ -91,23 +102,13 @@ def assemble_cycle(
         None if records is None else records.metrics,
         delayed=delayed,
         snapshots=acting,
+        notices=notices,
         on_feed=on_feed,
         termination=termination,
         leave=leave,
         clock=clock,
     )
     return cycle, notices
-
-
-def _fit(run: Run, trained: list[torch.Tensor]) -> str | None:
-    """Fit the ring into memory, alike on all processes: they must have the same snapshots to go back to."""
-    notice = run.ring.fit([p.detach() for p in trained], sharers=run.ranks.on_this_host())
-    fits = run.ranks.gather(run.ring.keep)
-    if min(fits) < run.ring.keep:
-        run.ring.keep = min(fits)
-        poorest = fits.index(run.ring.keep)
-        notice = f"process {poorest} has memory for {run.ring.keep} snapshots only: all keep as many"
-    return notice
 
 
 def _untold(kind: str, tick: int, detail: Mapping[str, Any]) -> None:

@@ -62,6 +62,7 @@ class Cycle:
         metrics: Told of snapshots and overhead; None on ranks other than 0.
         delayed: Read signals a tick late, so that the device is never waited for.
         snapshots: Take one before the first step; later ones follow where decisions change the run.
+        notices: What is to be said at start; the snapshots add theirs.
         on_feed: Called when the training loader is known.
         termination: Whether the process is asked to end.
         leave: Ends it, once the state is on disk.
@@ -78,6 +79,7 @@ class Cycle:
         *,
         delayed: bool,
         snapshots: bool,
+        notices: list[str],
         on_feed: Callable[[Feed | None], None],
         termination: Termination,
         leave: Callable[[], object],
@@ -88,7 +90,7 @@ class Cycle:
         self._norms = norms
         self._metrics = metrics
         self._orders = Orders(run, pilot, metrics)
-        self._snapshots = Snapshots(run, metrics, enabled=snapshots, delayed=delayed)
+        self._snapshots = Snapshots(run, metrics, enabled=snapshots, delayed=delayed, notices=notices)
         self._pass_ends = PassEnds(run)
         self._transport = Transport(run.accelerator.device) if delayed else None
         self._on_feed = on_feed
@@ -175,6 +177,7 @@ class Cycle:
             self._skipped = self._orders.guard(self._sample)
         if not self._skipped:
             self._norms.before_step(tick)
+        run.ring.settle()
         self._account("signals", began)
 
     def _measure(self) -> None:
@@ -217,6 +220,8 @@ class Cycle:
 
     def after_step(self) -> None:
         """Put the rate back, complete the sample, judge what has arrived, and keep the decision for later."""
+        if not self._skipped:
+            self._snapshots.reserve(told=self._last_step is not None)
         began = self._clock()
         run, sample = self.run, self._sample
         if self._inside:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 
+from ..policies.model import Store
+from .buffers import Buffer, Buffers, NoMemory, buffers_for, shapes_of
 from .loader import Place
 from .rng import RandomState
+from .side_copy import Event
+from .thinning import least_useful
 from .training_state import SmallState
 
-MEMORY_SHARE = 0.8
-"""Share of the free memory that the ring may take; beyond it the run would risk the out-of-memory killer."""
+log = logging.getLogger("midcourse")
 
 
 @dataclass(slots=True)
@@ -32,29 +35,37 @@ class Moment:
     facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Snapshot:
     """One training state; ``good`` once the sample of its tick was judged and no rule was about to act.
 
     ``pins`` are the names of those who still need it: the decision on trial, a writer that puts it on disk.
+    ``complete`` is when its copy is, where training went on beside it.
     """
 
     moment: Moment
-    tensors: list[torch.Tensor]
+    tensors: Buffer
     small: SmallState
     good: bool = False
     pins: set[str] = field(default_factory=set)
+    complete: Event | None = None
 
     @property
     def tick(self) -> int:
         """Optimizer steps made when it was taken."""
         return self.moment.tick
 
+    def wait(self) -> None:
+        """Let the host wait until its tensors hold what they are to hold: before the host reads them."""
+        if self.complete is not None:
+            self.complete.synchronize()
+
 
 class Ring:
     """Up to ``keep`` snapshots whose ages grow geometrically up to about ``reach`` ticks.
 
-    ``last_tick`` is that of the last one taken (-1: none yet): the next is due a cadence later.
+    ``last_tick`` is that of the last one taken (-1: none yet): the next is due a cadence later. ``stall`` is
+    how many seconds its copy held up training, ``making`` how many more its buffer, where that was not there.
 
     Args:
         keep: Number of snapshots.
@@ -62,8 +73,8 @@ class Ring:
         every: Ticks between snapshots; None chooses ``reach / 2 ** (keep - 1)``, or more where the measured
             stall would take more than ``max_overhead`` of the run.
         max_overhead: Share of the run that taking snapshots may stall.
-        available: Free host memory in bytes; injected for tests.
         clock: Seconds; injected for tests.
+        buffers: The memory that they lie in; None: the host's, for tensors of the host.
     """
 
     def __init__(
@@ -72,19 +83,19 @@ class Ring:
         reach: int,
         every: int | None = None,
         max_overhead: float = 0.01,
-        available: Callable[[], int] = lambda: int(psutil.virtual_memory().available),
         clock: Callable[[], float] = time.perf_counter,
+        buffers: Buffers | None = None,
     ) -> None:
         self.keep = keep
         self.reach = reach
-        self.stall = 0.0
+        self.stall = self.making = 0.0
         self._base = every or max(1, round(reach / 2 ** (keep - 1)))
         self._fixed = every is not None
         self._max_overhead = max_overhead
-        self._available = available
         self._clock = clock
         self._snapshots: list[Snapshot] = []
-        self._spare: list[list[torch.Tensor]] = []
+        self._buffers = buffers or buffers_for(torch.device("cpu"), Store.HOST)
+        self._short = False
         self._dropped: list[Snapshot] = []
         self._trial: str | None = None
         self._lock = threading.RLock()
@@ -101,9 +112,13 @@ class Ring:
 
     @property
     def bytes(self) -> int:
-        """Memory that the snapshots hold, spare buffers included."""
-        kept = [s.tensors for s in self._snapshots] + self._spare
-        return sum(t.numel() * t.element_size() for tensors in kept for t in tensors)
+        """Memory that the snapshots hold, spare buffers and forgotten ones that are held included."""
+        kept = [s.tensors for s in (*self._snapshots, *self._dropped)] + self._buffers.spare
+        return sum(map(self._buffers.bytes_of, kept))
+
+    def bytes_when_full(self, tensors: Iterable[torch.Tensor]) -> int:
+        """Memory that ``keep`` snapshots of these tensors take, with the spare buffer of an act."""
+        return (self.keep + 1) * self._buffers.bytes_of(tensors) if self.keep else 0
 
     @property
     def cadence(self) -> int:
@@ -120,44 +135,78 @@ class Ring:
         ``moments`` is how many further tensors of a parameter's size the optimizer will make, ``sharers``
         how many processes of this run keep snapshots in the same memory.
         """
-        size = sum(t.numel() * t.element_size() for t in tensors) * (1 + moments)
-        fits = int(MEMORY_SHARE * self._available() / sharers / size) - 1 if size else self.keep
-        if fits >= self.keep:
-            return None
-        before, self.keep = self.keep, max(0, fits)
-        return (
-            f"a snapshot takes {size / 2**20:.0f} MiB and {before} do not fit in free memory: "
-            f"keeping {self.keep}" + ("" if self.keep else ", so that no rollback is possible")
-        )
+        size = self._buffers.bytes_of(tensors) * (1 + moments)
+        return self._lower(self._buffers.fitting(size, sharers) - 1, size) if size else None
 
-    def take(self, tensors: Sequence[torch.Tensor], small: SmallState, moment: Moment) -> Snapshot:
+    def reserve(self, tensors: Sequence[torch.Tensor], sharers: int = 1) -> str | None:
+        """Make all the buffers of a full ring now that the state's shapes are known; says where it cannot.
+
+        One is for the state before an act.
+        """
+        if not self.keep:
+            return None
+        there = sum(shapes_of(s.tensors) == shapes_of(tensors) for s in self._snapshots)
+        try:
+            self._buffers.reserve(tensors, self.keep + 1 - there, sharers)
+        except NoMemory:
+            return self._lower(there + len(self._buffers.spare) - 1, self._buffers.bytes_of(tensors))
+        return None
+
+    def take(
+        self,
+        tensors: Sequence[torch.Tensor],
+        small: SmallState,
+        moment: Moment,
+        changing: Callable[[], Collection[int]] | None = None,
+    ) -> Snapshot | None:
         """Copy a training state into a free buffer and keep it; the least useful snapshot makes room.
 
-        A tick has one snapshot: a later one takes the place of an earlier.
+        A tick has one snapshot: a later one takes the place of an earlier. ``changing`` gives the indices of
+        the tensors that may change before the next ``settle`` (None: any may); on a CUDA device the others
+        are copied while training goes on. None where there is no memory for it: later ones are then fewer.
         """
-        began = self._clock()
+        self.last_tick = moment.tick
         for older in [s for s in self._snapshots if s.tick == moment.tick]:
             self._remove(older)
         self._make_room(moment.tick)
-        snapshot = Snapshot(moment, self.copy(tensors), small)
+        began = self._clock()
+        try:
+            buffer = self._lend(tensors)
+        except NoMemory as error:
+            self._run_short(moment.tick, error)
+            return None
+        ready = self._clock()
+        complete = self._buffers.copy_beside(buffer, tensors, changing)
+        self.making, self.stall = ready - began, self._clock() - ready
+        snapshot = Snapshot(moment, buffer, small, complete=complete)
         self._snapshots.append(snapshot)
-        self.last_tick = moment.tick
-        self.stall = self._clock() - began
         return snapshot
 
-    def copy(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """A copy of the tensors in host memory, in a spare buffer of the same shapes if there is one."""
-        buffer = self._buffer_like(tensors)
-        with torch.no_grad():
-            torch._foreach_copy_(buffer, list(tensors), non_blocking=True)
+    def settle(self) -> None:
+        """Before an optimizer step: it comes after the copy of a snapshot that is still under way."""
+        self._buffers.settle()
+
+    def copy(self, tensors: Sequence[torch.Tensor]) -> Buffer:
+        """A copy of the tensors, in a spare buffer of the same shapes if there is one.
+
+        What the current stream does from now on, a restore above all, comes after it and after every
+        snapshot's copy.
+
+        Raises:
+            NoMemory: there is no memory for it.
+        """
+        buffer = self._lend(tensors)
+        self._buffers.copy(buffer, tensors)
         return buffer
 
-    def release(self, buffer: list[torch.Tensor]) -> None:
+    def release(self, buffer: Buffer) -> None:
         """Give a buffer back for the next copy."""
-        self._spare = [buffer]
+        with self._lock:
+            self._buffers.release(buffer, self.keep + 1)
 
     def adapt(self, step_seconds: float) -> None:
         """Follow the measured stall with the cadence."""
+        self.stall += self._buffers.waited()
         if self._fixed or step_seconds <= 0.0:
             return
         self._cadence = max(self._base, round(self.stall / (self._max_overhead * step_seconds)))
@@ -187,6 +236,11 @@ class Ring:
             self._remove(snapshot)
         self.last_tick = -1
 
+    def keep_only(self, ticks: Collection[int]) -> None:
+        """Forget the snapshots of other ticks: some process has none of them."""
+        for snapshot in [s for s in self._snapshots if s.tick not in ticks]:
+            self._remove(snapshot)
+
     def forget_places(self) -> None:
         """Another loader trains: the snapshots' places in the data are none of its."""
         for snapshot in self._snapshots:
@@ -208,9 +262,10 @@ class Ring:
     def hold(self, snapshot: Snapshot, name: str) -> None:
         """Keep a snapshot's tensors as they are until ``unpin(name)``, even if the ring forgets it meanwhile.
 
-        Besides the pin of a decision, whose name it must not be. Another thread may hold and unpin.
+        Besides the pin of a decision, whose name it must not be. Another thread may unpin it.
         """
         with self._lock:
+            assert snapshot.pins or snapshot in self._snapshots, "its buffer may serve others already"
             snapshot.pins.add(name)
 
     def unpin(self, name: str) -> None:
@@ -222,50 +277,42 @@ class Ring:
                 self._dropped.remove(snapshot)
                 self.release(snapshot.tensors)
 
+    def _lower(self, fits: int, size: int) -> str | None:
+        """Keep no more than fit; says so, or None where all is well."""
+        if fits >= self.keep:
+            return None
+        before, self.keep = self.keep, max(0, fits)
+        return (
+            f"a snapshot takes {size / 2**20:.0f} MiB and {before} do not fit in free memory: "
+            f"keeping {self.keep}" + ("" if self.keep else ", so that no rollback is possible")
+        )
+
+    def _run_short(self, tick: int, error: NoMemory) -> None:
+        """There was no memory for a snapshot: those there are will do, less one whose buffer serves acts."""
+        self.keep = max(1, len(self._snapshots) - 1)
+        if not self._short:
+            self._short = True
+            log.warning("no snapshot of tick %d (%s): keeping %d from now on", tick, error, self.keep)
+
     def _make_room(self, now: int) -> None:
         """For one more; where all others are pinned there is one too many until they are let go."""
-        while len(self._snapshots) >= max(1, self.keep):
-            useless = least_useful(self._snapshots, now, self.reach)
-            if useless is None:
-                return
-            self._remove(useless)
+        with self._lock:
+            while len(self._snapshots) >= max(1, self.keep):
+                useless = least_useful(self._snapshots, now, self.reach)
+                if useless is None:
+                    return
+                self._remove(useless)
+
+    def _lend(self, tensors: Sequence[torch.Tensor]) -> Buffer:
+        with self._lock:
+            return self._buffers.lend(tensors)
 
     def _remove(self, snapshot: Snapshot) -> None:
         """Forget a snapshot; its buffer is free, or will be when nobody holds it any more."""
-        self._snapshots.remove(snapshot)
-        snapshot.pins.discard(self._trial or "")
-        if snapshot.pins:
-            self._dropped.append(snapshot)
-        else:
-            self.release(snapshot.tensors)
-
-    def _buffer_like(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        if self._spare:
-            buffer = self._spare.pop()
-            if [(t.shape, t.dtype) for t in buffer] == [(t.shape, t.dtype) for t in tensors]:
-                return buffer
-        return [
-            torch.empty(t.shape, dtype=t.dtype, pin_memory=t.device.type == "cuda") for t in tensors
-        ]
-
-
-def least_useful(snapshots: Sequence[Snapshot], now: int, reach: int) -> Snapshot | None:
-    """The snapshot whose loss leaves the smallest hole, in ratios of age; None where all are pinned.
-
-    The newest one goes last, and the oldest stays until it is beyond reach and the next one covers
-    half of it: in between, the one is dropped whose neighbours' ages are nearest to each other.
-    """
-    free = [s for s in snapshots[:-1] if not s.pins]
-    if not free:
-        return None if snapshots[-1].pins else snapshots[-1]
-    if len(free) > 1 and now - free[0].tick > reach and now - free[1].tick >= reach / 2:
-        return free[0]
-
-    def hole(snapshot: Snapshot) -> float:
-        i = snapshots.index(snapshot)
-        if i == 0:
-            return float("inf")
-        older, newer = now - snapshots[i - 1].tick, now - snapshots[i + 1].tick
-        return older / max(newer, 1)
-
-    return min(free, key=hole)
+        with self._lock:
+            self._snapshots.remove(snapshot)
+            snapshot.pins.discard(self._trial or "")
+            if snapshot.pins:
+                self._dropped.append(snapshot)
+            else:
+                self.release(snapshot.tensors)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .actuators.rollback import moment_of
 from .loader import Feed
 from .metrics import Metrics
 from .run import Run
+
+log = logging.getLogger("midcourse")
 
 SNAPSHOT = 2
 """Flag in the control slot: a snapshot is to be taken at the next batch."""
@@ -23,13 +26,17 @@ class Snapshots:
         metrics: Told of each; None on ranks other than 0.
         enabled: Whether any are taken, beginning with one before the first step.
         delayed: A snapshot's own sample is judged only later, and decides then whether it is good.
+        notices: What is to be said at start.
     """
 
-    def __init__(self, run: Run, metrics: Metrics | None, *, enabled: bool, delayed: bool) -> None:
+    def __init__(
+        self, run: Run, metrics: Metrics | None, *, enabled: bool, delayed: bool, notices: list[str]
+    ) -> None:
         self._run = run
         self._metrics = metrics
-        self._enabled = self._due = enabled
+        self._enabled = self._due = self._to_reserve = enabled
         self._delayed = delayed
+        self._notices = notices
         self._asked = False  # a flag that is on its way must not be raised a second time
 
     def state_dict(self) -> dict[str, Any]:
@@ -51,6 +58,21 @@ class Snapshots:
         """Take the flags that came with a reduced vector."""
         self._due = self._due or bool(flags & SNAPSHOT)
 
+    def reserve(self, *, told: bool) -> None:
+        """After the first update the optimizer has its moments: make the buffers that a full ring needs.
+
+        ``told``: the notices of the start have been given already, because its first steps were skipped.
+        """
+        if not self._to_reserve:
+            return
+        self._to_reserve = False
+        run = self._run
+        notice = fit_alike(run, lambda sharers: run.ring.reserve(run.state.tensors(), sharers))
+        if notice and told:
+            log.warning(notice)
+        elif notice:
+            self._notices.append(notice)
+
     def start_over(self) -> None:
         """The next one is the first again: another loader trains, or another state was loaded."""
         self._due = self._enabled
@@ -62,11 +84,27 @@ class Snapshots:
             return False
         self._due = self._asked = False
         moment = moment_of(run, feed, None if feed is None else feed.last)
-        snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
+        snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment, run.state.changing)
+        if snapshot is None:
+            return False
         snapshot.good = healthy and not (self._delayed and begun)
         if self._metrics is not None:
-            self._metrics.snapshot(len(run.ring), run.ring.bytes, run.ring.stall)
+            self._metrics.snapshot(len(run.ring), run.ring.bytes, run.ring.making + run.ring.stall)
         return True
+
+
+def fit_alike(run: Run, fit: Callable[[int], str | None]) -> str | None:
+    """Fit the ring into memory, alike on all processes: they must have the same snapshots to go back to.
+
+    ``fit`` is told how many processes share this machine's memory; it says where it kept fewer, and so do we.
+    """
+    notice = fit(run.ranks.on_this_host())
+    fits = run.ranks.gather(run.ring.keep)
+    if min(fits) < run.ring.keep:
+        run.ring.keep = min(fits)
+        poorest = fits.index(run.ring.keep)
+        notice = f"process {poorest} has memory for {run.ring.keep} snapshots only: all keep as many"
+    return notice
 
 
 class PassEnds:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ..policies.policy import Mode, Policy
 from .run import Run
 
@@ -23,6 +25,8 @@ NEEDS_SCHEDULE = (
     "a scheduler drives the optimizer that Accelerate did not prepare: prepare it, or "
     "controller.register('scheduler', scheduler), to have it rewound"
 )
+
+NO_SNAPSHOTS = "none are kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
     """Gather the report when the first batch has been trained on."""
     mixture = None if run.feed is None else run.feed.mixture
     sources = [] if mixture is None else list(mixture.names)
-    size = sum(t.numel() * t.element_size() for t in run.state.tensors())
+    tensors = run.state.tensors()
+    size = sum(t.numel() * t.element_size() for t in tensors)
     facts: dict[str, Any] = {
         "mode": mode.value,
         "policy": policy.source,
@@ -58,7 +63,13 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
         "registered": list(run.state.registered),
         "rewind": run.rewinds is None,
         "state_bytes": size,
-        "snapshots": {"keep": run.ring.keep, "every": run.ring.cadence, "reach": run.ring.reach},
+        "snapshots": {
+            "keep": run.ring.keep,
+            "every": run.ring.cadence,
+            "reach": run.ring.reach,
+            "store": policy.snapshots.store.value,
+            "bytes": run.ring.bytes_when_full(tensors),
+        },
         "notices": notices,
     }
     ways_on = "forward, skip and replay" if run.rewinds is None else f"forward only: {run.rewinds}"
@@ -68,13 +79,22 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
         f"loss: {LOSS}",
         f"data: {_data(sources, run)}",
         f"rollback goes on by {ways_on}",
-        f"snapshots: {run.ring.keep} of {size / 2**20:.1f} MiB, every {run.ring.cadence} ticks, "
-        f"reaching {run.ring.reach} back"
-        if run.ring.keep and mode is Mode.ACT
-        else "snapshots: none are kept",
+        f"snapshots: {_snapshots(run, policy, tensors) if mode is Mode.ACT else NO_SNAPSHOTS}",
         *notices,
     ]
     return StartReport(facts, lines)
+
+
+def _snapshots(run: Run, policy: Policy, tensors: list[torch.Tensor]) -> str:
+    ring = run.ring
+    if not ring.keep:
+        return NO_SNAPSHOTS
+    whole = ring.bytes_when_full(tensors)
+    return (
+        f"{ring.keep} of {whole / (ring.keep + 1) / 2**20:.1f} MiB in the memory of the "
+        f"{policy.snapshots.store.value}, {whole / 2**20:.1f} MiB when full with one to spare, "
+        f"every {ring.cadence} ticks, reaching {ring.reach} back"
+    )
 
 
 def _data(sources: list[str], run: Run) -> str:

@@ -109,6 +109,17 @@ class TrainingState:
             found += [f"optimizer.{number}.{key}" for key in tensors]
         return found
 
+    def changing(self) -> set[int]:
+        """Which of ``tensors`` a forward pass may change, by index: buffers; the rest an optimizer's step."""
+        found: set[int] = set()
+        start = 0
+        for model in self._accelerator._models:
+            start += sum(1 for _ in model.parameters())
+            end = start + sum(1 for _ in model.buffers())
+            found.update(range(start, end))
+            start = end
+        return found
+
     def small(self) -> SmallState:
         """Copies of all that is not among ``tensors``."""
         scaler = self._accelerator.scaler

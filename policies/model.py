@@ -31,19 +31,28 @@ class LimitResponse(Enum):
     STOP = "stop"
 
 
+class Store(Enum):
+    """Where snapshots lie: in the host's memory, or on the device beside what they are copies of."""
+
+    HOST = "host"
+    DEVICE = "device"
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotPlan:
     """How the ring of snapshots is kept. ``keep: 0`` takes none, and no rule may then roll back.
 
     ``reach`` is how far back, in ticks, the oldest of ``keep`` snapshots lies: slow drift is found after
     some 300 ticks, so 1000 leaves room. ``max_overhead`` is the share of run time that taking
-    them may cost; the cadence follows from it and the measured cost, unless ``every`` fixes it.
+    them may cost; the cadence follows from it and the measured cost, unless ``every`` fixes it. ``store`` is
+    the host unless said otherwise: a device's memory is the scarcer.
     """
 
     keep: int = 6
     reach: int = 1000
     max_overhead: float = 0.01
     every: int | None = None
+    store: Store = Store.HOST
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .document import Fault, Node, PolicyError, read_document
-from .model import CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan
+from .model import CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan, Store
 from .names import Signals
 from .schema_monitors import read_monitors
 from .schema_rules import Surroundings, read_rules
@@ -21,6 +21,7 @@ _SNAPSHOTS = Record(
         "reach": Field(Whole(1), _PLAN.reach),
         "max_overhead": Field(Real(0, 1, is_open=True), _PLAN.max_overhead),
         "every": Field(OrNothing(Whole(1)), _PLAN.every),
+        "store": Field(Choice(Store), _PLAN.store),
     },
     SnapshotPlan,
     prefix="snapshots.",

@@ -54,3 +54,38 @@ def test_overhead_shows_a_table_to_people(overhead: tuple[str, dict[str, Any]]) 
     table, _ = overhead
     for words in ("beyond it: act", "monitors", "one snapshot", "20 ms", "%"):
         assert words in table
+
+
+@pytest.fixture(scope="module")
+def rollback(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Table and JSON of a short run: one size that fits, and one that no machine holds."""
+    written = tmp_path_factory.mktemp("benchmarks") / "rollback.json"
+    table = run("rollback.py", "--sizes", "0.1,1e9", "--turns", "2", "--seed", "3", "--json", str(written))
+    return table, json.loads(written.read_text(encoding="utf-8"))
+
+
+def test_rollback_compares_every_part_and_peer_with_a_plain_copy(
+    rollback: tuple[str, dict[str, Any]],
+) -> None:
+    _, result = rollback
+    assert result["benchmark"] == "rollback"
+    assert (result["turns"], result["seed"]) == (2, 3)
+    assert result["bars"] == {"snapshot": 1.2, "restore": 1.5}
+    fits, _ = result["sizes"]
+    peers = {"save_state", "load_state", "dcp_save", "dcp_async_save", "dcp_load"}
+    ours = {"snapshot", "restore", "read_back", "act", "first_copy"}
+    assert fits["ms"].keys() == fits["ratio"].keys() == ours | peers
+    assert min(fits["copy_ms"], *fits["ms"].values(), *fits["ratio"].values()) > 0
+    # Two layers of about 220: weights, biases, their two moments, and a step counter for each.
+    assert fits["tensors"] == 4 * (2 + 2)
+    assert fits["bytes"] == pytest.approx(12 * 1e5, rel=0.05)
+
+
+def test_rollback_leaves_out_what_memory_does_not_hold_and_says_so(
+    rollback: tuple[str, dict[str, Any]],
+) -> None:
+    table, result = rollback
+    assert result["sizes"][1].keys() == {"millions", "skipped"}
+    assert "GB are free" in table
+    for words in ("snapshot", "restore, read back", "accelerator.save_state", "async_save", "1.2"):
+        assert words in table

@@ -17,6 +17,7 @@ from ..ring import Moment, Snapshot
 from ..run import Run
 from ..training_state import SmallState
 from .effect import Effect
+from .read_back import identical
 from .target import find_target
 
 log = logging.getLogger("midcourse")
@@ -79,6 +80,7 @@ def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
 def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[list[int]] | None:
     """Put the snapshot in place and read it back; returns the first batch left out and the one after them."""
     moment = target.moment
+    target.wait()
     run.state.restore(target.tensors, target.small, rewind=data != FORWARD)
     if not identical(run.state.tensors(), target.tensors):
         raise RuntimeError("the restored state differs from the snapshot")
@@ -103,16 +105,6 @@ def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[
     return left_out
 
 
-def identical(live: list[torch.Tensor], kept: list[torch.Tensor]) -> bool:
-    """Whether two lists of tensors agree bit for bit (NaN equals itself)."""
-    return len(live) == len(kept) and all(_same_bits(a, b) for a, b in zip(live, kept, strict=True))
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    b = b.to(a.device)
-    return torch.equal(a, b) or torch.equal(
-        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8)
-    )
 
 
 @dataclass(slots=True)

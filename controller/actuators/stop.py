@@ -54,6 +54,7 @@ def _save_good(run: Run, decision: Decision) -> Snapshot | None:
             moment = moment_of(run, run.feed, place)
             kept = Snapshot(moment, run.state.tensors(), run.state.small())
         else:
+            target.wait()
             run.state.restore(target.tensors, target.small, rewind=True)
             kept = target
         return Parcel(kept, run.state.labels(), run.own_state())

@@ -21,6 +21,7 @@ def find_target(run: Run, decision: Decision, to: Any) -> Snapshot:
     Raises:
         Refused: there is none.
     """
+    _keep_common(run)
     while True:
         tick, name = run.ranks.share(_choose(run, decision, to) if run.ranks.main else None)
         if name is not None:
@@ -31,6 +32,12 @@ def find_target(run: Run, decision: Decision, to: Any) -> Snapshot:
                 raise Refused(_why_none(run, decision, to))
         if snapshot is not None:
             return snapshot
+
+
+def _keep_common(run: Run) -> None:
+    """Only what all processes have is a state to return to: one may have had no memory for a snapshot."""
+    ticks = run.ranks.gather([s.tick for s in run.ring.snapshots])
+    run.ring.keep_only(set(ticks[0]).intersection(*ticks))
 
 
 def _choose(run: Run, decision: Decision, to: Any) -> tuple[int | None, str | None]:

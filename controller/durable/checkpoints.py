@@ -121,6 +121,7 @@ class Checkpoints:
 
     def _write(self, about: Manifest, parcel: Parcel) -> Manifest:
         snapshot = parcel.snapshot
+        snapshot.wait()
         state = {
             "labels": parcel.labels,
             "moment": snapshot.moment,

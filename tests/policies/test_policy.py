@@ -10,6 +10,7 @@ import pytest
 
 from midcourse.monitors.types import MonitorSpec
 from midcourse.policies.actions import ACTIONS, Priority
+from midcourse.policies.model import Store
 from midcourse.policies.policy import (
     DEFAULT_BUDGET,
     Budget,
@@ -152,6 +153,10 @@ def test_the_smallest_policy_only_watches() -> None:
     policy = parse_policy("version: 1")
     assert (policy.rules, policy.monitors, policy.limits) == ((), (), None)
     assert policy.snapshots == SnapshotPlan()
+
+
+def test_snapshots_may_lie_on_the_device() -> None:
+    assert parse_policy("{version: 1, snapshots: {store: device}}").snapshots.store is Store.DEVICE
 
 
 def test_a_rule_without_a_budget_has_a_bounded_one() -> None:
