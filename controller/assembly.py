@@ -19,6 +19,7 @@ from .ranks import Ranks
 from .records import Records
 from .ring import Ring
 from .run import Rollback, Run
+from .shards import local
 from .signals import Recorder
 from .training_state import TrainingState
 
@@ -73,13 +74,15 @@ def assemble_cycle(
     acting = policy.mode is Mode.ACT
     if acting and (notice := _fit(run, trained)):
         notices.append(notice)
+    norms = Norms(trained, norms_every, clock)
+    recorder.spread_norms = norms.spread
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":
         notices.append(COSTS_A_WAIT)
     cycle = Cycle(
         run,
         recorder,
-        Norms(trained, norms_every, clock),
+        norms,
         None if records is None else records.pilot,
         None if records is None else records.metrics,
         delayed=delayed,
@@ -92,7 +95,7 @@ def assemble_cycle(
 
 def _fit(run: Run, trained: list[torch.Tensor]) -> str | None:
     """Fit the ring into memory, alike on all processes: they must have the same snapshots to go back to."""
-    notice = run.ring.fit([p.detach() for p in trained], sharers=run.ranks.on_this_host())
+    notice = run.ring.fit(map(local, trained), sharers=run.ranks.on_this_host())
     fits = run.ranks.gather(run.ring.keep)
     if min(fits) < run.ring.keep:
         run.ring.keep = min(fits)

@@ -152,6 +152,8 @@ class Cycle:
             self._begin_tick()
         run, tick = self.run, self.run.clock.tick + 1
         run.learning_rate.apply(tick)
+        if run.clock.branch != self._sample.branch:
+            self._norms.take_shares()  # of an update that was taken back
         self._sample = Sample(run.clock.step + 1, tick, run.clock.branch)
         self._skipped = False
         self._inside = closure
@@ -168,6 +170,7 @@ class Cycle:
         run = self.run
         if not self.recorder.has_grad_norm:
             self.recorder.grad_norm(gradient_norm(run.optimizer))
+        self.recorder.norms(self._norms.take_shares())
         self._vector = None
         if self._sample.tick == 1:
             run.ranks.agree(self.recorder.names)
@@ -187,13 +190,17 @@ class Cycle:
         self._heed(self._sample)
 
     def _control(self) -> float:
-        return float(self._orders.flags | self._snapshots.flags(self._orders.may_act))
+        flags = self._orders.flags | self._snapshots.flags(self._orders.may_act)
+        if self.run.ranks.main:
+            flags |= self._norms.flags(self._sample.tick)
+        return float(flags)
 
     def _heed(self, sample: Sample) -> None:
         """Read rank 0's flags off a reduced vector (a mean over ranks: only rank 0 gives a number)."""
         flags = round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world)
         self._orders.heed(flags)
         self._snapshots.heed(flags)
+        self._norms.heed(flags)
 
     # -- the backward half ------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DataLoaderConfiguration, DistributedType, FullyShardedDataParallelPlugin
 from torch.utils.data import DataLoader, TensorDataset
 
 from midcourse import Controller, Mixture
@@ -63,11 +64,25 @@ def sources() -> dict[str, TensorDataset]:
     return made
 
 
-def dataset() -> TensorDataset:
+def dataset(examples: int = EXAMPLES) -> TensorDataset:
     """One source of (x, y, id)."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(EXAMPLES, 8, generator=generator)
-    return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(EXAMPLES))
+    x = torch.randn(examples, 8, generator=generator)
+    return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(examples))
+
+
+def shard_on_cpu() -> None:
+    """Have the Accelerator that was just made prepare models with FSDP2: on a CPU it ignores its plugin."""
+    AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+        fsdp_version=2, cpu_ram_efficient_loading=False
+    )
+
+
+def full(tensor: Any) -> torch.Tensor:
+    """A copy of all of a tensor, also of one that the processes hold in parts."""
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.detach().clone()
 
 
 def train(
@@ -80,11 +95,16 @@ def train(
     accumulation: int = 1,
     mixture: bool = False,
     seedable: bool = False,
+    examples: int = EXAMPLES,
+    loading: dict[str, Any] | None = None,
+    sharded: bool = False,
+    compiled: bool = False,
+    precision: str | None = None,
     owned: bool = True,
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
-    evaluate: Callable[[], None] | None = None,
+    evaluate: Callable[..., None] | None = None,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
@@ -93,6 +113,7 @@ def train(
     """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
 
     ``spoil(tick, loss)`` may change the loss of a tick. Without ``run_dir`` Midcourse stays away.
+    ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -103,9 +124,15 @@ def train(
     if mixture:
         loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
     else:
-        loader = DataLoader(dataset(), batch_size=BATCH, shuffle=True, num_workers=workers)
-    config = {"dataloader_config": _seedable()} if seedable else {}
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation, **config)
+        loader = DataLoader(dataset(examples), batch_size=BATCH, shuffle=True, num_workers=workers)
+    accelerator = Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=accumulation,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=seedable, **(loading or {})),
+        mixed_precision=precision,
+    )
+    if sharded:
+        shard_on_cpu()
     trace = Trace()
     controller = None
     if run_dir is not None:
@@ -117,6 +144,8 @@ def train(
             controller.register(name, obj)
         if on_rollback is not None:
             controller.on_rollback(on_rollback)
+    if compiled:
+        model = torch.compile(model, backend="eager")
     parts = [model, chosen, loader] + ([scheduler] if scheduler is not None else [])
     model, prepared, loader, *rest = accelerator.prepare(*parts)
     counter = controller.epochs(epochs) if controller is not None and owned else range(epochs)
@@ -148,11 +177,5 @@ def train(
         if evaluate is not None:
             evaluate()
     accelerator.end_training()
-    trace.parameters = [p.detach().clone() for p in model.parameters()]
+    trace.parameters = [full(p) for p in model.parameters()]
     return trace
-
-
-def _seedable() -> Any:
-    from accelerate.utils import DataLoaderConfiguration
-
-    return DataLoaderConfiguration(use_seedable_sampler=True)
