@@ -104,7 +104,8 @@ def train(
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
-    evaluate: Callable[..., None] | None = None,
+    evaluate: Callable[[], None] | None = None,
+    peeks: bool = False,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
@@ -113,7 +114,8 @@ def train(
     """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
 
     ``spoil(tick, loss)`` may change the loss of a tick. Without ``run_dir`` Midcourse stays away.
-    ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP.
+    ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP; ``peeks`` runs the
+    model after each update without a backward.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -169,6 +171,9 @@ def train(
                 if rest and not per_epoch:
                     rest[0].step()
                 prepared.zero_grad()
+            if peeks:
+                with torch.no_grad():
+                    model(x)
             trace.ids.append(ids.tolist())
             trace.losses.append(float(loss.detach()))
             trace.ticks.append(tick)
