@@ -115,7 +115,7 @@ def train(
 
     ``spoil(tick, loss)`` may change the loss of a tick. Without ``run_dir`` Midcourse stays away.
     ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP; ``peeks`` runs the
-    model after each update without a backward.
+    model without a backward after every update but each fifth, at which snapshots are taken.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -171,9 +171,11 @@ def train(
                 if rest and not per_epoch:
                     rest[0].step()
                 prepared.zero_grad()
-            if peeks:
+            if peeks and tick % 5:
+                model.eval()
                 with torch.no_grad():
                     model(x)
+                model.train()
             trace.ids.append(ids.tolist())
             trace.losses.append(float(loss.detach()))
             trace.ticks.append(tick)
