@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,6 +178,11 @@ class Ring:
         for snapshot in list(self._snapshots):
             self._remove(snapshot)
         self._last = -1
+
+    def keep_only(self, ticks: Collection[int]) -> None:
+        """Forget the snapshots of all other ticks."""
+        for snapshot in [s for s in self._snapshots if s.tick not in ticks]:
+            self._remove(snapshot)
 
     def forget_places(self) -> None:
         """Another loader trains: the snapshots' places in the data are none of its."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from .actuators.rollback import moment_of
 from .loader import Feed
 from .metrics import Metrics
 from .run import Run
+
+log = logging.getLogger("midcourse")
 
 SNAPSHOT = 2
 """Flag in the control slot: a snapshot is to be taken at the next batch."""
@@ -28,6 +31,7 @@ class Snapshots:
         self._metrics = metrics
         self._enabled = self._due = enabled
         self._delayed = delayed
+        self._failed = False
         self._asked = False  # a flag that is on its way must not be raised a second time
 
     def flags(self, worth_keeping: bool) -> int:
@@ -45,17 +49,31 @@ class Snapshots:
         self._due = self._enabled
 
     def take_if_due(self, feed: Feed | None, *, healthy: bool, begun: bool) -> bool:
-        """Take one if it is due, at a batch of ``feed`` (None: where there is no loader of ours)."""
-        run = self._run
-        if not self._due or not run.ring.keep:
+        """Take one if it is due, at a batch of ``feed`` (None: where there is no loader of ours).
+
+        Where that fails the run goes on with those it has; what one process lacks, none goes back to.
+        """
+        if not self._due or not self._run.ring.keep:
             return False
         self._due = self._asked = False
+        try:
+            self._take(feed, healthy, begun)
+        except Exception:
+            if not self._failed:
+                log.exception("a snapshot could not be taken; later failures are only counted")
+            self._failed = True
+            if self._metrics is not None:
+                self._metrics.error("controller")
+            return False
+        return True
+
+    def _take(self, feed: Feed | None, healthy: bool, begun: bool) -> None:
+        run = self._run
         moment = moment_of(run, feed, None if feed is None else feed.last)
         snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment)
         snapshot.good = healthy and not (self._delayed and begun)
         if self._metrics is not None:
             self._metrics.snapshot(len(run.ring), run.ring.bytes, run.ring.stall)
-        return True
 
 
 class PassEnds:

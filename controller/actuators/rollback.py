@@ -27,9 +27,8 @@ FORWARD, SKIP = "forward", "skip"
 
 def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Restore a good snapshot; with ``data: skip`` or ``replay`` also schedule, step, randomness and data."""
-    chosen = find_target(run, decision, params["to"]) if run.ranks.main else None
-    tick = run.ranks.share(chosen.tick if chosen is not None else None)
-    target = next((s for s in run.ring.snapshots if s.tick == tick), None)
+    keep_common(run)
+    target = agreed(run, lambda: find_target(run, decision, params["to"]))
     if target is None:
         raise Refused(_why_none(run, decision, params["to"]))
     place = target.moment.place
@@ -62,6 +61,23 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
                 log.exception("a callback given to on_rollback failed")
 
     return Effect(details, undo=lambda: saved.put_back(run), commit=commit, facts=target.moment.facts)
+
+
+def keep_common(run: Run) -> None:
+    """Only what all processes have is a state to return to: one may have had no memory for a snapshot."""
+    ticks = run.ranks.gather([s.tick for s in run.ring.snapshots])
+    run.ring.keep_only(set(ticks[0]).intersection(*ticks))
+
+
+def agreed(run: Run, find: Callable[[], Snapshot | None]) -> Snapshot | None:
+    """The snapshot that rank 0 finds, on each process its own: only rank 0 knows which are good."""
+
+    def tick() -> int | None:
+        found = find()
+        return None if found is None else found.tick
+
+    chosen = run.ranks.ask_main(tick)
+    return next((s for s in run.ring.snapshots if s.tick == chosen), None)
 
 
 def find_target(run: Run, decision: Decision, to: Any) -> Snapshot | None:

@@ -10,15 +10,14 @@ from ...policies.types import Decision
 from ..run import Run
 from .checkpoint import save
 from .effect import Effect
-from .rollback import Saved
+from .rollback import Saved, agreed, keep_common
 
 
 def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Restore the last good snapshot, save it, and end the loop at this batch request."""
-    good = run.ring.at_or_before((decision.onset or decision.tick) - 1) if run.ranks.main else None
-    tick = run.ranks.share(None if good is None else good.tick)
-    target = next((s for s in run.ring.snapshots if s.tick == tick), None)
-    before = Saved.of(run)
+    keep_common(run)
+    target = agreed(run, lambda: run.ring.at_or_before((decision.onset or decision.tick) - 1))
+    before = run.ranks.together(lambda: Saved.of(run))
 
     def restore() -> None:
         if target is not None:
@@ -39,5 +38,5 @@ def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         run.ring.release(before.tensors)
         run.stopped = reason
 
-    details = {"checkpoint": str(path), "good_tick": tick}
+    details = {"checkpoint": str(path), "good_tick": None if target is None else target.tick}
     return Effect(details, undo=lambda: before.put_back(run), commit=commit)

@@ -79,5 +79,17 @@ def same(a: Ran, b: Ran) -> bool:
     return bool(a.parameters == b.parameters)
 
 
+def check_replay(plain: Ran, acted: Ran) -> None:
+    """One went back once: what it repeated, and all that followed, is what the other did."""
+    pairs = zip(acted.ids, [*plain.ids, []], strict=False)
+    done = next(n for n, (found, expected) in enumerate(pairs) if found != expected)
+    again = len(plain.ids) - (len(acted.ids) - done)
+    assert 0 <= again < done
+    for name in ("ids", "losses"):
+        expected, found = getattr(plain, name), getattr(acted, name)
+        assert found == expected[:done] + expected[again:]
+    assert same(plain, acted)
+
+
 def flat(values: Any) -> list[float]:
     return [v for part in values for v in flat(part)] if isinstance(values, list) else [values]

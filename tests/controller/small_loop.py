@@ -71,12 +71,13 @@ def dataset(examples: int = EXAMPLES) -> TensorDataset:
     return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(examples))
 
 
-def shard_on_cpu() -> None:
+def shard_on_cpu(precision: str | None = None) -> None:
     """Have the Accelerator that was just made prepare models with FSDP2: on a CPU it ignores its plugin."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    if precision is not None:
+        plugin.set_mixed_precision(precision)
     AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
-    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
-        fsdp_version=2, cpu_ram_efficient_loading=False
-    )
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
 
 
 def full(tensor: Any) -> torch.Tensor:
@@ -134,7 +135,7 @@ def train(
         mixed_precision=precision,
     )
     if sharded:
-        shard_on_cpu()
+        shard_on_cpu(precision)
     trace = Trace()
     controller = None
     if run_dir is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_jobs import Ran, loop, same
+from rank_jobs import check_replay, loop, same
 from small_loop import rollback_policy
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, OneCycleLR
@@ -53,19 +53,9 @@ CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
     "uneven-split-batches": (22, 4, {"examples": 149, "loading": {"split_batches": True}}),
     "dispatched": (22, 8, {"loading": {"dispatch_batches": True, "split_batches": True}, "optimizer": FUSED}),
     "forward-without-backward": (17, 8, {"peeks": True}),
+    "bfloat16": (22, 8, {"precision": "bf16", "seedable": True}),
+    "compiled": (17, 8, {"compiled": True, "mixture": True}),
 }
-
-
-def check_replay(plain: Ran, acted: Ran) -> None:
-    """One went back once: what it repeated, and all that followed, is what the other did."""
-    pairs = zip(acted.ids, [*plain.ids, []], strict=False)
-    done = next(n for n, (found, expected) in enumerate(pairs) if found != expected)
-    again = len(plain.ids) - (len(acted.ids) - done)
-    assert 0 <= again < done
-    for name in ("ids", "losses"):
-        expected, found = getattr(plain, name), getattr(acted, name)
-        assert found == expected[:done] + expected[again:]
-    assert same(plain, acted)
 
 
 @pytest.mark.slow
@@ -80,3 +70,47 @@ def test_a_replay_is_bit_for_bit(ranks: Ranks, tmp_path: Path, case: str, sharde
     assert acted[0].outcomes[0].details["rollback"]["data"] == "replay"
     for a, b in zip(plain, acted, strict=True):
         check_replay(a, b)
+
+
+SPIKE = """
+version: 1
+snapshots: {keep: 6, reach: 160, every: 2}
+rules:
+  - name: back
+    when: loss.value > 1000
+    ladder:
+      - [rollback: {to: before_onset, data: replay}]
+"""
+
+
+class Spoils:
+    """Blows up one micro-batch of this tick, once: a fault that is not the data's."""
+
+    def __init__(self, tick: int) -> None:
+        self._tick: int | None = tick
+
+    def __call__(self, tick: int, loss: Any) -> Any:
+        if tick != self._tick:
+            return loss
+        self._tick = None
+        return loss * 1e5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+def test_what_goes_wrong_within_an_accumulation_window_is_undone_at_a_window_s_end(
+    ranks: Ranks, tmp_path: Path, sharded: bool
+) -> None:
+    how: dict[str, Any] = {"accumulation": 3, "epochs": 3, "sharded": sharded}
+    plain = ranks.run(loop, **how)
+    acted = ranks.run(loop, tmp_path, SPIKE, spoil=Spoils(6), **how)
+    assert [(o.status, o.tick) for o in acted[0].outcomes] == [(Status.APPLIED, 7)]
+    assert acted[0].outcomes[0].details["rollback"]["target_tick"] == 4
+    for a, b in zip(plain, acted, strict=True):
+        # Seven whole windows, the second and the sixth of which end a pass of ten batches; back to the fifth.
+        windows = [a.ticks.count(n) for n in range(8)]
+        done, again = b.ticks.index(7) + 1, a.ticks.index(4) + 1
+        assert sum(windows[:7]) + 1 == done
+        assert b.ids == a.ids[:done] + a.ids[again:]
+        assert b.losses[done:] == a.losses[again:]
+        assert same(a, b)
