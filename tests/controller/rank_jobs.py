@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from small_loop import train
 
+from midcourse.controller import assembly
 from midcourse.controller.journal.reader import JournalReader
 
 PULL = """
@@ -69,6 +71,13 @@ def loop(run_dir: Path | None = None, policy: str = "", **kwargs: Any) -> Ran:
     parameters = [p.tolist() for p in trace.parameters]
     stopped = None if trace.controller is None else trace.controller.stopped
     return Ran(trace.ids, trace.losses, trace.ticks, trace.rates, parameters, stopped, *found)
+
+
+def late(*args: Any, **kwargs: Any) -> Ran:
+    """The loop, with signals that are read a tick late as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "delays", lambda policy, device: True)
+        return loop(*args, **kwargs)
 
 
 def rank_here() -> int:

@@ -107,6 +107,7 @@ def train(
     per_epoch: bool = False,
     evaluate: Callable[[], None] | None = None,
     peeks: bool = False,
+    clips: bool = True,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
@@ -163,7 +164,8 @@ def train(
                     loss = spoil(tick + 1, loss)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    if clips:
+                        accelerator.clip_grad_norm_(model.parameters(), 1.0)
                     if controller is not None:
                         controller.log(trigger=(triggers or {}).get(tick + 1, 0.0))
                     tick += 1

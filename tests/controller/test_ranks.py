@@ -9,13 +9,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from rank_jobs import NOTHING_FIRES, PULL, Ran, loop, rank_here, same
+from rank_jobs import NOTHING_FIRES, PULL, Ran, late, loop, rank_here, same
 from small_loop import dataset, rollback_policy
 from torch.utils.data import DataLoader
 from two_ranks import Ranks
 
 from midcourse import Controller
-from midcourse.controller import assembly
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Status
 
@@ -66,7 +65,7 @@ def test_a_new_weight_reaches_the_very_next_batch_of_both_and_their_examples_do_
     assert not any(set(a) & set(b) for a, b in zip(*(one.ids for one in ran), strict=True))
 
 
-def unequal(run_dir: Path) -> tuple[list[dict[str, float]], list[float]]:
+def unequal(run_dir: Path, alone: int) -> tuple[list[dict[str, float]], list[float]]:
     """Losses, logged numbers and sources differ by rank; returns what was exchanged, and own losses."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -88,7 +87,7 @@ def unequal(run_dir: Path) -> tuple[list[dict[str, float]], list[float]]:
         losses.append(loss.item())
         accelerator.backward(loss)
         controller.log(aux=float(rank))
-        if rank == 1:
+        if rank == alone:
             controller.log(rare=float(n), undeclared=1.0)
         # Rank 0 has 6 examples of a; rank 1 has 2 of a and 6 of b.
         sources = ["a"] * 6 if rank == 0 else ["a"] * 2 + ["b"] * 6
@@ -105,8 +104,11 @@ OWN = ("lr", "step_time", "samples_per_second", "param_norm", "update_ratio")
 
 
 @pytest.mark.slow
-def test_signals_are_the_mean_over_ranks_and_the_same_on_both(ranks: Ranks, tmp_path: Path) -> None:
-    (first, own0), (second, own1) = ranks.run(unequal, tmp_path)
+@pytest.mark.parametrize("alone", [0, 1])
+def test_signals_are_the_mean_over_ranks_and_the_same_on_both(
+    ranks: Ranks, tmp_path: Path, alone: int
+) -> None:
+    (first, own0), (second, own1) = ranks.run(unequal, tmp_path, alone)
     assert first == second
     assert [s["loss"] for s in first] == pytest.approx([(a + b) / 2 for a, b in zip(own0, own1, strict=True)])
     for n, signals in enumerate(first):
@@ -200,13 +202,6 @@ def test_a_decision_that_is_pending_at_the_end_is_settled_and_nobody_waits(
         assert (settled.status, settled.reason) == (Status.FAILED, "the run ended first")
     else:
         assert settled.status is Status.APPLIED
-
-
-def late(*args: Any, **kwargs: Any) -> Ran:
-    """The loop, with signals that are read a tick late as on a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "delays", lambda policy, device: True)
-        return loop(*args, **kwargs)
 
 
 @pytest.mark.slow
