@@ -21,6 +21,7 @@ from .ranks import Ranks
 from .records import Records
 from .ring import Ring
 from .run import Rollback, Run
+from .shards import local
 from .signals import Recorder
 from .snapshots import fit_alike
 from .termination import Termination
@@ -88,16 +89,18 @@ def assemble_cycle(
     trained = [p for group in run.optimizer.param_groups for p in group["params"] if p.requires_grad]
     acting = policy.mode is Mode.ACT
     if acting:
-        tensors = [p.detach() for p in trained]
+        tensors = [local(p) for p in trained]
         notice = fit_alike(run, lambda sharers: run.ring.fit(tensors, sharers=sharers))
         notices += [notice] if notice else []
+    norms = Norms(trained, norms_every, clock)
+    recorder.spread_norms = norms.spread
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":
         notices.append(COSTS_A_WAIT)
     cycle = Cycle(
         run,
         recorder,
-        Norms(trained, norms_every, clock),
+        norms,
         None if records is None else records.pilot,
         None if records is None else records.metrics,
         delayed=delayed,

@@ -100,8 +100,10 @@ class Controller:
         self._resume = resume
         self._resumed: int | None = None
         self._say = say or _to_stderr
-        self._policy = policy if isinstance(policy, Policy) else load_policy(policy)
         self._ranks = Ranks(accelerator.num_processes, accelerator.process_index)
+        self._policy = self._ranks.together(
+            lambda: policy if isinstance(policy, Policy) else load_policy(policy)
+        )
         directory = Path(run_dir) if run_dir is not None else _default_directory()
         self._directory: Path = self._ranks.share(directory)  # the default is named after one process
         self._recorder = Recorder(
@@ -121,9 +123,9 @@ class Controller:
         self._stopped: str | None = None
         self._reported = False
         self._closed = False
-        self._records: Records | None = None
-        if self._ranks.main:
-            self._records = Records.open(
+
+        def open_records() -> Records:
+            return Records.open(
                 self._policy,
                 self._directory,
                 sources=self._recorder.sources,
@@ -132,6 +134,8 @@ class Controller:
                 facts={"processes": self._ranks.world, "device": str(accelerator.device)},
                 clock=clock,
             )
+
+        self._records = self._ranks.together(lambda: open_records() if self._ranks.main else None)
         self._counters = Counters(self._step, self._is_stopped, self._at_rest, self._go_on)
         self._termination = Termination()
         if resume is not None or self._policy.checkpoints.every is not None:

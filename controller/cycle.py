@@ -47,7 +47,7 @@ READS_AHEAD = (
     "the loop asks for its next batch before it has used the last one, so its place in the data is unknown"
 )
 
-LEAVE, LEAVE_ELSEWHERE = 4, 8
+LEAVE, LEAVE_ELSEWHERE = 8, 16
 """Flags in the control slot: rank 0, or any other process (their sum may be more), was asked to end."""
 
 
@@ -168,6 +168,8 @@ class Cycle:
             self._begin_tick()
         run, tick = self.run, self.run.clock.tick + 1
         run.learning_rate.apply(tick)
+        if run.clock.branch != self._sample.branch:
+            self._norms.take_shares()  # of an update that was taken back
         self._sample = Sample(run.clock.step + 1, tick, run.clock.branch)
         self._skipped = False
         self._inside = closure
@@ -185,6 +187,7 @@ class Cycle:
         run = self.run
         if not self.recorder.has_grad_norm:
             self.recorder.grad_norm(gradient_norm(run.optimizer))
+        self.recorder.norms(self._norms.take_shares())
         self._vector = None
         if self._sample.tick == 1:
             run.ranks.agree(self.recorder.names)
@@ -204,10 +207,12 @@ class Cycle:
         self._heed(self._sample)
 
     def _control(self) -> float:
-        leave = 0
+        flags = self._orders.flags | self._snapshots.flags(self._orders.may_act)
+        if self.run.ranks.main:
+            flags |= self._norms.flags(self._sample.tick)
         if self._termination.asked:
-            leave = LEAVE if self.run.ranks.main else LEAVE_ELSEWHERE
-        return float(self._orders.flags | self._snapshots.flags(self._orders.may_act) | leave)
+            flags |= LEAVE if self.run.ranks.main else LEAVE_ELSEWHERE
+        return float(flags)
 
     def _heed(self, sample: Sample) -> None:
         """Read rank 0's flags off a reduced vector (a mean over ranks), and whether any process is to end."""
@@ -215,6 +220,7 @@ class Cycle:
         self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
         self._orders.heed(flags)
         self._snapshots.heed(flags)
+        self._norms.heed(flags)
 
     # -- the backward half ------------------------------------------------------------------------
 

@@ -97,6 +97,15 @@ class Ranks:
             raise FailedElsewhere("; ".join(failures))
         return result
 
+    def ask_main(self, part: Callable[[], T]) -> T:
+        """What rank 0 finds, on every rank; where it fails there, it fails on all.
+
+        Raises:
+            FailedElsewhere: it failed, but not here; on rank 0 the error itself is raised.
+        """
+        found: T = self.share(self.together(lambda: part() if self.main else None))
+        return found
+
     def on_this_host(self) -> int:
         """How many of the processes share this machine's memory."""
         hosts = self.gather(socket.gethostname())

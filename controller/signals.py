@@ -14,10 +14,14 @@ from typing import Any
 import torch
 
 from ..monitors.types import SOURCE_PREFIX
+from .shards import whole
 from .source_losses import SourceLosses
 
 CONTROL = "control"
 """Slot of the vector by which rank 0 announces a command for the next batch request."""
+
+SQUARED = " squared"
+"""Ends the names of slots for norms: where processes hold parts of a tensor, their squares add up."""
 
 
 def hand_divisor(loss: torch.Tensor) -> float:
@@ -87,10 +91,12 @@ class Recorder:
         self, sources: Sequence[str] = (), logged: Iterable[str] = (), *, fixed: bool = False
     ) -> None:
         self._logged = list(dict.fromkeys(logged))
+        self._spread_norms = False
         self.declare_sources(sources)
         self.micro_batches = 0
         self.examples = 0
         self.refused: set[str] = set()
+        self._norms: tuple[torch.Tensor, torch.Tensor] | None = None
         self._fixed = fixed
         self._accumulation: float | None = None  # the division by hand that proved to be accumulation
         self._shares = False
@@ -110,9 +116,21 @@ class Recorder:
         """Names of the data sources."""
         return self._sources.names
 
+    @property
+    def spread_norms(self) -> bool:
+        """Whether ``param_norm`` and ``update_ratio`` come from all processes' shares, given to ``norms``."""
+        return self._spread_norms
+
+    @spread_norms.setter
+    def spread_norms(self, spread: bool) -> None:
+        self._spread_norms = spread
+        self._lay_out()
+
     def _lay_out(self) -> None:
         sources = (SOURCE_PREFIX + name for name in self.sources)
-        self.names = [CONTROL, "loss", "grad_norm", *sources, *self._logged]
+        own = [CONTROL, "loss", *(name + SQUARED for name in self._norm_names())]
+        self._sources_at = len(own)
+        self.names = [*own, *sources, *self._logged]
         """Layout of the vector: each name stands for a sum and a count."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,6 +143,9 @@ class Recorder:
         if not self._fixed:
             self._logged = list(dict.fromkeys((*state["logged"], *self._logged)))
             self._lay_out()
+
+    def _norm_names(self) -> list[str]:
+        return ["grad_norm", "param_norm", "update_ratio"] if self._spread_norms else ["grad_norm"]
 
     def backward(self, loss: torch.Tensor, steps: int = 1, processes: int = 1) -> None:
         """Take the loss of one micro-batch, as ``accelerator.backward`` was given it.
@@ -140,8 +161,12 @@ class Recorder:
         self.micro_batches += 1
 
     def grad_norm(self, norm: torch.Tensor | float) -> None:
-        """Take the gradient norm that the loop's own clipping computed."""
+        """Take the gradient norm that the loop's own clipping computed, or this process's share of it."""
         self._grad_norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
+
+    def norms(self, shares: tuple[torch.Tensor, torch.Tensor] | None) -> None:
+        """Take this process's shares of the norms of parameters and update, for the vector of this tick."""
+        self._norms = shares
 
     @property
     def has_grad_norm(self) -> bool:
@@ -171,15 +196,15 @@ class Recorder:
         """The tick's sums of all names, then their counts, read where they lie in host memory."""
         sums, counts = self._scalars(control)
         source_sums, source_counts = self._sources.host()
-        at = _SOURCES_AT
-        floats = [float(value) for value in sums]
-        return [*floats[:at], *source_sums, *floats[at:], *counts[:at], *source_counts, *counts[at:]]
+        at = self._sources_at
+        floats, numbers = list(map(float, sums)), list(map(float, counts))
+        return [*floats[:at], *source_sums, *floats[at:], *numbers[:at], *source_counts, *numbers[at:]]
 
     def device_vector(self, device: torch.device, control: float = 0.0) -> torch.Tensor:
         """The same vector packed on the device, without waiting for it."""
         sums, counts = self._scalars(control)
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        at = _SOURCES_AT
+        at = self._sources_at
         packed_sums, packed_counts = _stack(sums, dtype, device), _stack(counts, dtype, device)
         source_sums, source_counts = self._sources.device(device, dtype)
         return torch.cat(
@@ -193,11 +218,18 @@ class Recorder:
             ]
         )
 
-    def _scalars(self, control: float) -> tuple[list[torch.Tensor | float], list[float]]:
+    def _scalars(self, control: float) -> tuple[list[torch.Tensor | float], list[torch.Tensor | float]]:
         loss, loss_count = self._mean_loss()
+        sums: list[torch.Tensor | float] = [control, loss]
+        counts: list[torch.Tensor | float] = [1.0, loss_count]
         norm = self._grad_norm
-        sums: list[torch.Tensor | float] = [control, loss, 0.0 if norm is None else norm]
-        counts = [1.0, loss_count, 0.0 if norm is None else 1.0]
+        sums.append(0.0 if norm is None else _square(norm))
+        counts.append(float(norm is not None))
+        if self._spread_norms:
+            parameters, update = (0.0, 0.0) if self._norms is None else map(_square, self._norms)
+            # The mean of the ratio's slot is the sum of one's squares over the sum of the other's.
+            sums += [parameters, update]
+            counts += [float(self._norms is not None), parameters]
         for name in self._logged:
             total, count = self._log.get(name, (0.0, 0))
             sums.append(total / max(count, 1))
@@ -248,19 +280,27 @@ class Recorder:
 def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing."""
     half = len(names)
-    return {
-        name: vector[i] / vector[half + i]
-        for i, name in enumerate(names)
-        if vector[half + i] > 0 or math.isnan(vector[half + i])
-    }
+    signals: dict[str, float] = {}
+    for i, name in enumerate(names):
+        total, count = vector[i], vector[half + i]
+        if not (count > 0 or math.isnan(count)):
+            continue
+        if name.endswith(SQUARED):
+            signals[name.removesuffix(SQUARED)] = math.sqrt(total / count)
+        else:
+            signals[name] = total / count
+    return signals
 
 
-_SOURCES_AT = 3
-# The per-source part stands after control, loss and gradient norm.
+def _square(norm: torch.Tensor | float) -> torch.Tensor | float:
+    # Twice the exponent: what is finite in single precision has to stay so.
+    norm = norm.double() if isinstance(norm, torch.Tensor) and norm.device.type != "mps" else norm
+    return norm * norm
 
 
 def _number(scalar: torch.Tensor) -> torch.Tensor | float:
     # In host memory it is read at once: arithmetic on tensors of one number costs ten times as much.
+    scalar = whole(scalar)
     return scalar.item() if scalar.is_cpu else scalar.detach()
 
 

@@ -37,6 +37,7 @@ class Snapshots:
         self._enabled = self._due = self._to_reserve = enabled
         self._delayed = delayed
         self._notices = notices
+        self._failed = False
         self._asked = False  # a flag that is on its way must not be raised a second time
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,11 +79,25 @@ class Snapshots:
         self._due = self._enabled
 
     def take_if_due(self, feed: Feed | None, *, healthy: bool, begun: bool) -> bool:
-        """Take one if it is due, at a batch of ``feed`` (None: where there is no loader of ours)."""
-        run = self._run
-        if not self._due or not run.ring.keep:
+        """Take one if it is due, at a batch of ``feed`` (None: where there is no loader of ours).
+
+        Where that fails the run goes on with those it has; what one process lacks, none goes back to.
+        """
+        if not self._due or not self._run.ring.keep:
             return False
         self._due = self._asked = False
+        try:
+            return self._take(feed, healthy, begun)
+        except Exception:
+            if not self._failed:
+                log.exception("a snapshot could not be taken; later failures are only counted")
+            self._failed = True
+            if self._metrics is not None:
+                self._metrics.error("controller")
+            return False
+
+    def _take(self, feed: Feed | None, healthy: bool, begun: bool) -> bool:
+        run = self._run
         moment = moment_of(run, feed, None if feed is None else feed.last)
         snapshot = run.ring.take(run.state.tensors(), run.state.small(), moment, run.state.changing)
         if snapshot is None:

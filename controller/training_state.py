@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
+
+from .shards import Layout, give_up_gathered, local
 
 
 @runtime_checkable
@@ -25,8 +26,11 @@ class Stateful(Protocol):
         ...
 
 
-class _Mark(Enum):
-    TENSOR = "a tensor, kept apart"
+@dataclass(frozen=True, slots=True)
+class KeptApart:
+    """Stands among the small states for a tensor, which is kept with the big ones."""
+
+    layout: Layout
 
 
 @dataclass(slots=True)
@@ -86,15 +90,17 @@ class TrainingState:
         return bool(self._schedules) or not driven
 
     def tensors(self) -> list[torch.Tensor]:
-        """Parameters, buffers (non-persistent too) and optimizer moments, in a fixed order."""
+        """Parameters, buffers (non-persistent too) and optimizer moments, in a fixed order.
+
+        Of what is spread over the processes these are the parts of this one.
+        """
         found: list[torch.Tensor] = []
         for model in self._accelerator._models:
-            found += [p.detach() for p in model.parameters()]
-            found += [b.detach() for b in model.buffers()]
-        found += [p.detach() for p in self._loose_parameters()]
-        for state in self._optimizer_states():
-            found += [value for value in state.values() if isinstance(value, torch.Tensor)]
-        return found
+            give_up_gathered(model)
+            found += map(local, model.parameters())
+            found += map(local, model.buffers())
+        found += map(local, self._loose_parameters())
+        return found + self._moments()
 
     def labels(self) -> list[str]:
         """A name for each of ``tensors``: the model's own, ``loose.N``, and ``optimizer.PARAMETER.KEY``."""
@@ -126,10 +132,7 @@ class TrainingState:
         schedule, groups = self.schedule()
         return SmallState(
             optimizer=[
-                {
-                    key: _Mark.TENSOR if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-                    for key, value in state.items()
-                }
+                {key: _without_tensor(value) for key, value in state.items()}
                 for state in self._optimizer_states()
             ],
             always=copy.deepcopy(
@@ -194,6 +197,14 @@ class TrainingState:
         states: Mapping[Any, dict[str, Any]] = self._optimizer.state
         return [states.get(p, {}) for p in self._parameters()]
 
+    def _moments(self) -> list[torch.Tensor]:
+        return [
+            local(value)
+            for state in self._optimizer_states()
+            for value in state.values()
+            if isinstance(value, torch.Tensor)
+        ]
+
     def _shape_optimizer_state(self, small: SmallState, tensors: list[torch.Tensor]) -> None:
         """Give the optimizer's state the captured keys, so that tensors can be copied in place.
 
@@ -204,10 +215,7 @@ class TrainingState:
             raise ValueError(
                 f"the optimizer has {len(parameters)} parameters, the snapshot {len(small.optimizer)}"
             )
-        n_model = len(self.tensors()) - sum(
-            isinstance(v, torch.Tensor) for state in self._optimizer_states() for v in state.values()
-        )
-        kept = iter(tensors[n_model:])
+        kept = iter(tensors[len(self.tensors()) - len(self._moments()) :])
         for parameter, shape in zip(parameters, small.optimizer, strict=True):
             if not shape:
                 self._optimizer.state.pop(parameter, None)
@@ -216,13 +224,16 @@ class TrainingState:
             old = dict(state)
             state.clear()
             for key, value in shape.items():
-                if value is not _Mark.TENSOR:
+                if not isinstance(value, KeptApart):
                     state[key] = copy.deepcopy(value)
                     continue
                 source = next(kept)
                 live = old.get(key)
-                fits = isinstance(live, torch.Tensor) and live.shape == source.shape
-                state[key] = live if fits else source.to(_home(key, parameter, source), copy=True)
+                if _fits(live, value.layout, source):
+                    state[key] = live
+                    continue
+                part = source.to(_home(key, parameter, source), copy=True)
+                state[key] = value.layout.lay_out(part, parameter)
 
 
 _SCALER = "GradScaler"
@@ -234,6 +245,16 @@ def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in group.items()
         if key != "params"
     }
+
+
+def _without_tensor(value: Any) -> Any:
+    return KeptApart(Layout.of(value)) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+
+
+def _fits(live: Any, layout: Layout, source: torch.Tensor) -> bool:
+    return (
+        isinstance(live, torch.Tensor) and Layout.of(live) == layout and local(live).shape == source.shape
+    )
 
 
 def _home(key: str, parameter: torch.Tensor, source: torch.Tensor) -> torch.device:

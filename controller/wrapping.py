@@ -134,14 +134,15 @@ class Wrapping:
             result = original(*args, **kwargs)
         finally:
             self._preparing = False
-        parts = result if isinstance(result, tuple) else (result,)
+        several = isinstance(result, (tuple, list))  # with FSDP2 it is a list
+        parts = result if several else (result,)
         watched = [self._watch(part) if isinstance(part, DataLoader) else part for part in parts]
         self._listener.prepared(
             [part for part in watched if isinstance(part, AcceleratedOptimizer)],
             [part for part in watched if isinstance(part, AcceleratedScheduler)],
             [part for part in watched if type(part) is WatchedLoader],
         )
-        return tuple(watched) if isinstance(result, tuple) else watched[0]
+        return type(result)(watched) if several else watched[0]
 
     def _watch(self, loader: Any) -> WatchedLoader:
         return loader if type(loader) is WatchedLoader else WatchedLoader(loader, self._listener)

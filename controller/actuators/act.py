@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from ...policies.types import Decision, Facts, Outcome, Status
+from ..ranks import FailedElsewhere
 from ..run import Run
 from .checkpoint import checkpoint
 from .effect import Actuator, Effect, Refused
@@ -45,6 +46,8 @@ def carry_out(run: Run, decision: Decision) -> Outcome:
             effects.append(effect)
             details[action.name] = dict(effect.details)
             facts = effect.facts or facts
+        except FailedElsewhere:
+            pass  # the process on which it failed tells why
         except Refused as refusal:
             failure = (Status.REFUSED, f"{action.name}: {refusal}")
         except Exception as error:  # no failing act may kill the training

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DataLoaderConfiguration, DistributedType, FullyShardedDataParallelPlugin
 from torch.utils.data import DataLoader, TensorDataset
 
 from midcourse import Controller, Mixture
@@ -67,11 +68,26 @@ def sources() -> dict[str, TensorDataset]:
     return made
 
 
-def dataset() -> TensorDataset:
+def dataset(examples: int = EXAMPLES) -> TensorDataset:
     """One source of (x, y, id)."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(EXAMPLES, 8, generator=generator)
-    return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(EXAMPLES))
+    x = torch.randn(examples, 8, generator=generator)
+    return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(examples))
+
+
+def shard_on_cpu(precision: str | None = None) -> None:
+    """Have the Accelerator that was just made prepare models with FSDP2: on a CPU it ignores its plugin."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    if precision is not None:
+        plugin.set_mixed_precision(precision)
+    AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
+
+
+def full(tensor: Any) -> torch.Tensor:
+    """A copy of all of a tensor, also of one that the processes hold in parts."""
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.detach().clone()
 
 
 def train(
@@ -84,6 +100,11 @@ def train(
     accumulation: int = 1,
     mixture: bool = False,
     seedable: bool = False,
+    examples: int = EXAMPLES,
+    loading: dict[str, Any] | None = None,
+    sharded: bool = False,
+    compiled: bool = False,
+    precision: str | None = None,
     owned: bool = True,
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
@@ -91,6 +112,8 @@ def train(
     evaluate: Callable[[], None] | None = None,
     die_at: int | None = None,
     width: int = 16,
+    peeks: bool = False,
+    clips: bool = True,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
@@ -98,8 +121,10 @@ def train(
 ) -> Trace:
     """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
 
-    ``spoil(tick, loss)`` may change the loss of a tick. At tick ``die_at`` the loop raises ``Died``.
-    Without ``run_dir`` Midcourse stays away.
+    ``spoil(tick, loss)`` may change the loss of a tick. At tick ``die_at`` the loop raises ``Died``. Without
+    ``run_dir`` Midcourse stays away. ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in
+    place of DDP; ``peeks`` runs the model without a backward after every update but each fifth, at which
+    snapshots are taken.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -111,9 +136,15 @@ def train(
     if mixture:
         loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
     else:
-        loader = DataLoader(dataset(), batch_size=BATCH, shuffle=True, num_workers=workers)
-    config = {"dataloader_config": _seedable()} if seedable else {}
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation, **config)
+        loader = DataLoader(dataset(examples), batch_size=BATCH, shuffle=True, num_workers=workers)
+    accelerator = Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=accumulation,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=seedable, **(loading or {})),
+        mixed_precision=precision,
+    )
+    if sharded:
+        shard_on_cpu(precision)
     trace = Trace()
     controller = None
     if run_dir is not None:
@@ -125,6 +156,8 @@ def train(
             controller.register(name, obj)
         if on_rollback is not None:
             controller.on_rollback(on_rollback)
+    if compiled:
+        model = torch.compile(model, backend="eager")
     parts = [model, chosen, loader] + ([scheduler] if scheduler is not None else [])
     model, prepared, loader, *rest = accelerator.prepare(*parts)
     counter = controller.epochs(epochs) if controller is not None and owned else range(epochs)
@@ -142,7 +175,8 @@ def train(
                     loss = spoil(tick + 1, loss)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    if clips:
+                        accelerator.clip_grad_norm_(model.parameters(), 1.0)
                     if controller is not None:
                         controller.log(trigger=(triggers or {}).get(tick + 1, 0.0))
                     tick += 1
@@ -155,6 +189,11 @@ def train(
                 assert controller is not None
                 controller.close()
                 raise Died
+            if peeks and tick % 5:
+                model.eval()
+                with torch.no_grad():
+                    model(x)
+                model.train()
             trace.ids.append(ids.tolist())
             trace.losses.append(float(loss.detach()))
             trace.ticks.append(tick)
@@ -163,11 +202,5 @@ def train(
         if evaluate is not None:
             evaluate()
     accelerator.end_training()
-    trace.parameters = [p.detach().clone() for p in model.parameters()]
+    trace.parameters = [full(p) for p in model.parameters()]
     return trace
-
-
-def _seedable() -> Any:
-    from accelerate.utils import DataLoaderConfiguration
-
-    return DataLoaderConfiguration(use_seedable_sampler=True)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
-import pydoc
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,86 +9,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from small_loop import dataset, rollback_policy, train
+from rank_jobs import NOTHING_FIRES, PULL, Ran, late, loop, rank_here, same
+from small_loop import dataset, rollback_policy
 from torch.utils.data import DataLoader
 from two_ranks import Ranks
 
 from midcourse import Controller
-from midcourse.controller import assembly
-from midcourse.controller.journal.reader import JournalReader
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Status
-
-PULL = """
-version: 1
-signals: [trigger]
-snapshots: {{keep: 6, reach: 160, every: 5}}
-rules:
-  - name: pull
-    when: trigger.value > 0.5
-    budget: {{acts: 5, per: 1000}}
-    ladder:
-      - [{actions}]
-"""
-
-NOTHING_FIRES = """
-version: 1
-mode: {mode}
-monitors:
-  guard: {{type: guard}}
-  rise: {{type: sustained_rise, signal: loss}}
-rules:
-  - name: bad-step
-    when: guard.bad
-    budget: {{acts: 3, per: 1000}}
-    ladder:
-      - [skip_step: {{}}]
-      - [stop: {{}}]
-  - name: off-course
-    when: rise.bad
-    budget: {{acts: 3, per: 1000}}
-    ladder:
-      - [rollback: {{to: before_onset, data: skip}}]
-"""
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    pair = Ranks()
-    yield pair
-    pair.stop()
-
-
-@dataclass
-class Ran:
-    """What one rank did, and, from rank 0, what the journal holds."""
-
-    ids: list[list[int]]
-    losses: list[float]
-    parameters: list[Any]
-    stopped: str | None
-    decisions: list[Any]
-    outcomes: list[Any]
-    samples: list[Any]
-
-
-def loop(run_dir: Path | None = None, policy: str = "", **kwargs: Any) -> Ran:
-    """The small loop on this rank."""
-    trace = train(run_dir, policy, **kwargs)
-    found: list[list[Any]] = [[], [], []]
-    if trace.controller is not None and rank_here() == 0:
-        with JournalReader(trace.controller.run_dir) as reader:
-            found = [list(reader.decisions()), list(reader.outcomes()), list(reader.samples())]
-    stopped = None if trace.controller is None else trace.controller.stopped
-    return Ran(trace.ids, trace.losses, [p.tolist() for p in trace.parameters], stopped, *found)
-
-
-def rank_here() -> int:
-    return int(os.environ["RANK"])
-
-
-def same(a: Ran, b: Ran) -> bool:
-    return bool(a.parameters == b.parameters)
 
 
 @pytest.mark.slow
@@ -108,21 +31,6 @@ def test_a_run_in_which_nothing_fires_is_bitwise_the_same(
         assert a.losses == b.losses
         assert a.ids == b.ids
         assert same(a, b)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [{}, {"accumulation": 2}, {"mixture": True}, {"seedable": True}])
-def test_replay_ends_bit_for_bit_where_an_undisturbed_run_ends(
-    ranks: Ranks, tmp_path: Path, how: dict[str, Any]
-) -> None:
-    plain = ranks.run(loop, epochs=4, **how)
-    policy = rollback_policy("replay", "{steps: 8}")
-    replayed = ranks.run(loop, tmp_path, policy, triggers={17: 1.0}, epochs=4, **how)
-    assert [o.status for o in replayed[0].outcomes] == [Status.APPLIED]
-    assert len(replayed[0].losses) > len(plain[0].losses)
-    for a, b in zip(plain, replayed, strict=True):
-        assert same(a, b)
-        assert a.losses[-5:] == b.losses[-5:]
 
 
 @pytest.mark.slow
@@ -157,7 +65,7 @@ def test_a_new_weight_reaches_the_very_next_batch_of_both_and_their_examples_do_
     assert not any(set(a) & set(b) for a, b in zip(*(one.ids for one in ran), strict=True))
 
 
-def unequal(run_dir: Path) -> tuple[list[dict[str, float]], list[float]]:
+def unequal(run_dir: Path, alone: int) -> tuple[list[dict[str, float]], list[float]]:
     """Losses, logged numbers and sources differ by rank; returns what was exchanged, and own losses."""
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -179,7 +87,7 @@ def unequal(run_dir: Path) -> tuple[list[dict[str, float]], list[float]]:
         losses.append(loss.item())
         accelerator.backward(loss)
         controller.log(aux=float(rank))
-        if rank == 1:
+        if rank == alone:
             controller.log(rare=float(n), undeclared=1.0)
         # Rank 0 has 6 examples of a; rank 1 has 2 of a and 6 of b.
         sources = ["a"] * 6 if rank == 0 else ["a"] * 2 + ["b"] * 6
@@ -196,8 +104,11 @@ OWN = ("lr", "step_time", "samples_per_second", "param_norm", "update_ratio")
 
 
 @pytest.mark.slow
-def test_signals_are_the_mean_over_ranks_and_the_same_on_both(ranks: Ranks, tmp_path: Path) -> None:
-    (first, own0), (second, own1) = ranks.run(unequal, tmp_path)
+@pytest.mark.parametrize("alone", [0, 1])
+def test_signals_are_the_mean_over_ranks_and_the_same_on_both(
+    ranks: Ranks, tmp_path: Path, alone: int
+) -> None:
+    (first, own0), (second, own1) = ranks.run(unequal, tmp_path, alone)
     assert first == second
     assert [s["loss"] for s in first] == pytest.approx([(a + b) / 2 for a, b in zip(own0, own1, strict=True)])
     for n, signals in enumerate(first):
@@ -240,24 +151,6 @@ def test_processes_that_declare_different_signals_are_told_so_instead_of_hanging
         assert "here" in said
 
 
-def nan_on_one(run_dir: Path) -> Ran:
-    """Rank 1 alone has a NaN in its loss, at tick 12."""
-    spoil = (lambda tick, loss: loss * float("nan") if tick == 12 else loss) if rank_here() else None
-    return loop(run_dir, NOTHING_FIRES.format(mode="act"), spoil=spoil)
-
-
-@pytest.mark.slow
-def test_a_nan_of_one_rank_is_skipped_by_both(ranks: Ranks, tmp_path: Path) -> None:
-    ran = ranks.run(nan_on_one, tmp_path)
-    assert [o.status for o in ran[0].outcomes] == [Status.APPLIED]
-    assert ran[0].decisions[0].tick == 12
-    assert "skip_step" in ran[0].outcomes[0].details
-    assert same(ran[0], ran[1])
-    assert all(map(math.isfinite, flat(ran[0].parameters)))
-    # The tick itself is a NaN on both: gradients are averaged, and so is the loss that is judged.
-    assert math.isnan(ran[0].samples[11].signals["loss"])
-
-
 def zeros_on_both(run_dir: Path) -> Ran:
     """A rule on the guard that holds at a step which looks sound to every other rank."""
     policy = """
@@ -297,63 +190,6 @@ def test_stop_ends_both_loops_at_the_same_batch_and_saves_once(ranks: Ranks, tmp
     assert same(ran[0], ran[1])
 
 
-def fails_on_rank_1(run_dir: Path, broken: str, policy: str, mixture: bool) -> Ran:
-    """One part of Midcourse raises on rank 1 only, once."""
-    module, _, name = broken.rpartition(".")
-    owner: Any = pydoc.locate(module)
-    original = getattr(owner, name)
-    fuse = [rank_here() == 1]
-
-    def fails(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        if fuse[0]:
-            fuse[0] = False
-            raise OSError("disk full")
-        return result
-
-    setattr(owner, name, fails)
-    try:
-        return loop(run_dir, policy, triggers={17: 1.0}, mixture=mixture)
-    finally:
-        setattr(owner, name, original)
-
-
-ACTS = {
-    "rollback": (
-        "midcourse.controller.training_state.TrainingState.restore",
-        "rollback: {to: {steps: 8}, data: replay}",
-    ),
-    "rollback-read-back": (
-        "midcourse.controller.actuators.rollback.identical",
-        "rollback: {to: last_good, data: skip}",
-    ),
-    "checkpoint": ("accelerate.Accelerator.save_state", "checkpoint: {}"),
-    "stop": ("accelerate.Accelerator.save_state", "stop: {}"),
-    "reweight": ("midcourse.controller.mix.Mix.apply_now", "reweight: {source: b, to: 0}"),
-    "compound": (
-        "midcourse.controller.mix.Mix.apply_now",
-        "rollback: {to: {steps: 8}, data: replay}, scale_lr: {factor: 0.1}, reweight: {source: b, to: 0}",
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("act", ACTS)
-def test_an_act_that_fails_on_one_rank_is_taken_back_on_both(ranks: Ranks, tmp_path: Path, act: str) -> None:
-    broken, actions = ACTS[act]
-    plain = ranks.run(loop, mixture=True)
-    ran = ranks.run(fails_on_rank_1, tmp_path, broken, PULL.format(actions=actions), mixture=True)
-    outcome = ran[0].outcomes[0]
-    assert outcome.status is Status.FAILED
-    assert "process 1" in outcome.reason
-    assert "disk full" in outcome.reason
-    for a, b in zip(plain, ran, strict=True):
-        assert b.ids == a.ids
-        assert b.losses == a.losses
-        assert same(a, b)
-        assert b.stopped is None
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [29, 30])
 def test_a_decision_that_is_pending_at_the_end_is_settled_and_nobody_waits(
@@ -366,13 +202,6 @@ def test_a_decision_that_is_pending_at_the_end_is_settled_and_nobody_waits(
         assert (settled.status, settled.reason) == (Status.FAILED, "the run ended first")
     else:
         assert settled.status is Status.APPLIED
-
-
-def late(*args: Any, **kwargs: Any) -> Ran:
-    """The loop, with signals that are read a tick late as on a GPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "delays", lambda policy, device: True)
-        return loop(*args, **kwargs)
 
 
 @pytest.mark.slow
@@ -427,33 +256,3 @@ def test_what_did_not_help_is_withdrawn_by_both_and_both_keep_the_same_snapshots
     assert rates[-1] == 0.01
     # Another rate, or another snapshot, on one of them would have made their parameters differ.
     assert same(ran[0], ran[1])
-
-
-def pilot_fails(run_dir: Path) -> Ran:
-    """Our own deciding part breaks on rank 0 at tick 10."""
-    from midcourse.controller.pilot import Pilot
-
-    original, calls = Pilot.judge, iter(range(1000))
-
-    def judge(self: Pilot, sample: Any) -> Any:
-        if next(calls) == 10:
-            raise RuntimeError("a bug of ours")
-        return original(self, sample)
-
-    Pilot.judge = judge  # type: ignore[method-assign]
-    try:
-        return loop(run_dir, PULL.format(actions="scale_lr: {factor: 0.5}"), triggers={15: 1.0})
-    finally:
-        Pilot.judge = original  # type: ignore[method-assign]
-
-
-@pytest.mark.slow
-def test_a_failure_of_our_own_on_rank_0_ends_the_deciding_and_not_the_training(
-    ranks: Ranks, tmp_path: Path
-) -> None:
-    for a, b in zip(ranks.run(loop), ranks.run(pilot_fails, tmp_path), strict=True):
-        assert same(a, b)
-
-
-def flat(values: Any) -> list[float]:
-    return [v for part in values for v in flat(part)] if isinstance(values, list) else [values]

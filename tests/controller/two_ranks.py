@@ -1,4 +1,4 @@
-"""Two real gloo processes that stay up for a whole test module and run one job after another.
+"""Two real gloo processes that stay up and run one job after another.
 
 Starting a process that imports torch takes seconds, so the pair is started once. A job is a top-level
 function; both processes call it at the same time, and what each returns comes back in order of rank.
@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 HANGS_AFTER = 40.0
-"""Seconds after which a job counts as hanging: it would have taken one or two, the first one ten."""
+"""Seconds after which a job counts as hanging: it would have taken one or two."""
+
+STARTED_AFTER = 180.0
+"""Seconds that both processes may take to start: on a machine that others use, torch takes long to load."""
 
 
 class Ranks:
@@ -35,19 +38,23 @@ class Ranks:
             self._start()
         for jobs in self._jobs:
             jobs.put((job, args, kwargs))
-        answers: dict[int, tuple[bool, Any]] = {}
-        try:
-            while len(answers) < 2:
-                rank, fine, value = self._results.get(timeout=HANGS_AFTER)
-                answers[rank] = (fine, value)
-        except queue.Empty:
-            self.stop()
-            raise AssertionError(f"hangs; only these ranks came back: {sorted(answers)}") from None
+        answers = self._answers(HANGS_AFTER)
         failed = {rank: value for rank, (fine, value) in answers.items() if not fine}
         if failed:
             self.stop()  # a collective may be half done: the next job gets new processes
             raise AssertionError("\n".join(f"rank {rank}:\n{text}" for rank, text in failed.items()))
         return [answers[rank][1] for rank in (0, 1)]
+
+    def _answers(self, timeout: float) -> dict[int, tuple[bool, Any]]:
+        answers: dict[int, tuple[bool, Any]] = {}
+        try:
+            while len(answers) < 2:
+                rank, fine, value = self._results.get(timeout=timeout)
+                answers[rank] = (fine, value)
+        except queue.Empty:
+            self.stop()
+            raise AssertionError(f"hangs; only these ranks came back: {sorted(answers)}") from None
+        return answers
 
     def stop(self) -> None:
         """End both processes."""
@@ -67,6 +74,7 @@ class Ranks:
         ]
         for process in self._processes:
             process.start()
+        self._answers(STARTED_AFTER)
 
 
 def _serve(rank: int, store: Path, jobs: Any, results: Any) -> None:
@@ -74,6 +82,7 @@ def _serve(rank: int, store: Path, jobs: Any, results: Any) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")  # Accelerate reads them; nobody listens
     import torch
     import torch.distributed as dist
+    import torch.distributed.fsdp
     from accelerate.state import PartialState
 
     torch.set_num_threads(1)
@@ -86,6 +95,7 @@ def _serve(rank: int, store: Path, jobs: Any, results: Any) -> None:
     )
     # The end of a training would destroy the group that the next job needs.
     PartialState.destroy_process_group = lambda self, group=None: None
+    results.put((rank, True, None))
     while True:
         faulthandler.cancel_dump_traceback_later()
         job, args, kwargs = jobs.get()
