@@ -100,11 +100,11 @@ class Layers:
                 factor *= 1.0 + (layer.value - 1.0) * layer.strength(tick)
         return factor
 
-    def value(self, target: str, base: float, tick: int) -> float:
-        """What the layers make of the user's ``base`` at this tick."""
+    def value(self, target: str, base: float, tick: int, share: float = 1.0) -> float:
+        """What the layers make of the user's ``base`` at this tick; a set value counts by its ``share``."""
         value, strength = self.setting(target, tick)
-        if strength:
-            base += (value - base) * strength
+        # Weighted so that the full strength gives the value itself, bit for bit, and none the base.
+        base = base * (1.0 - strength) + value * share * strength
         return base * self.factor(target, tick)
 
     def state_dict(self) -> list[dict[str, Any]]:

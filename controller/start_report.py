@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..policies.policy import Mode, Policy
+from . import streams
 from .run import Run
 
 LOSS = (
@@ -41,7 +42,7 @@ def why_not_rewind(run: Run, counter_owned: bool) -> str | None:
         return NEEDS_COUNTER
     if not run.state.schedule_is_known:
         return NEEDS_SCHEDULE
-    return None
+    return streams.why_not_anew(run.feed.loader)
 
 
 def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartReport:

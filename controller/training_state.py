@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,7 +33,9 @@ class _Mark(Enum):
 class SmallState:
     """What is no big tensor: copied as objects.
 
-    ``always`` is restored by every rollback, ``schedule`` only by one that rewinds.
+    ``always`` is restored by every rollback, ``schedule`` only by one that rewinds. ``shared`` is what the
+    optimizer keeps under names of its own, not for a parameter; ``graded`` says which parameters had a
+    gradient: cleared ones may be zeros, and an optimizer passes over None alone.
     """
 
     optimizer: list[dict[str, Any]]
@@ -41,6 +43,8 @@ class SmallState:
     schedule: dict[str, Any]
     groups: list[dict[str, Any]]
     accumulation: int
+    shared: dict[Any, Any] = field(default_factory=dict)
+    graded: list[bool] = field(default_factory=list)
 
 
 class TrainingState:
@@ -115,6 +119,8 @@ class TrainingState:
             schedule=schedule,
             groups=groups,
             accumulation=self._accelerator.step,
+            shared=copy.deepcopy(self._shared_state()),
+            graded=[p.grad is not None for p in self._all_parameters()],
         )
 
     def restore(self, tensors: list[torch.Tensor], small: SmallState, *, rewind: bool) -> None:
@@ -125,9 +131,7 @@ class TrainingState:
         self._shape_optimizer_state(small, tensors)
         with torch.no_grad():
             torch._foreach_copy_(self.tensors(), tensors)
-        for model in self._accelerator._models:
-            model.zero_grad(set_to_none=True)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients(small.graded)
         for name, state in small.always.items():
             target = self._accelerator.scaler if name == _SCALER else self._registered[name]
             target.load_state_dict(copy.deepcopy(state))
@@ -166,6 +170,23 @@ class TrainingState:
         modelled = {id(p) for model in self._accelerator._models for p in model.parameters()}
         return [p for p in self._parameters() if id(p) not in modelled]
 
+    def _all_parameters(self) -> list[torch.nn.Parameter]:
+        modelled = [p for model in self._accelerator._models for p in model.parameters()]
+        return [*modelled, *self._loose_parameters()]
+
+    def _clear_gradients(self, graded: list[bool]) -> None:
+        for parameter, had in zip(self._all_parameters(), graded, strict=True):
+            if not had:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad = parameter.grad.detach().zero_()
+
+    def _shared_state(self) -> dict[Any, Any]:
+        state: Mapping[Any, Any] = self._optimizer.state
+        return {key: value for key, value in state.items() if not isinstance(key, torch.Tensor)}
+
     def _optimizer_states(self) -> list[dict[str, Any]]:
         states: Mapping[Any, dict[str, Any]] = self._optimizer.state
         return [states.get(p, {}) for p in self._parameters()]
@@ -183,6 +204,9 @@ class TrainingState:
         n_model = len(self.tensors()) - sum(
             isinstance(v, torch.Tensor) for state in self._optimizer_states() for v in state.values()
         )
+        for name in self._shared_state():
+            del self._optimizer.state[name]
+        self._optimizer.state.update(copy.deepcopy(small.shared))
         kept = iter(tensors[n_model:])
         for parameter, shape in zip(parameters, small.optimizer, strict=True):
             if not shape:
@@ -197,7 +221,7 @@ class TrainingState:
                     continue
                 source = next(kept)
                 live = old.get(key)
-                fits = isinstance(live, torch.Tensor) and live.shape == source.shape
+                fits = isinstance(live, torch.Tensor) and _alike(live, source)
                 state[key] = live if fits else source.to(_home(key, parameter, source), copy=True)
 
 
@@ -210,6 +234,10 @@ def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in group.items()
         if key != "params"
     }
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
 def _home(key: str, parameter: torch.Tensor, source: torch.Tensor) -> torch.device:
