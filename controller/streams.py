@@ -24,7 +24,7 @@ NEEDS_FRESH_WORKERS = (
 )
 
 
-def stream_of(loader: Any) -> IterableDataset[Any] | None:
+def stream_of(loader: Any) -> Any:
     """The iterable data set of a loader, without what Accelerate wraps around it; None if it is map-style."""
     dataset = getattr(loader, "dataset", None)
     while isinstance(dataset, IterableDatasetShard):

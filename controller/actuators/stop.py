@@ -18,7 +18,7 @@ def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     good = run.ring.at_or_before((decision.onset or decision.tick) - 1) if run.ranks.main else None
     tick = run.ranks.share(None if good is None else good.tick)
     target = next((s for s in run.ring.snapshots if s.tick == tick), None)
-    before = Saved.of(run)
+    before = Saved.of(run, rewinds=False)
 
     def restore() -> None:
         if target is not None:
