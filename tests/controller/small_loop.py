@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from torch.utils.data import DataLoader, TensorDataset
+from accelerate.utils import DataLoaderConfiguration
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 
 from midcourse import Controller, Mixture
 from midcourse.policies.policy import parse_policy
@@ -70,6 +72,30 @@ def dataset() -> TensorDataset:
     return TensorDataset(x, x.sum(1, keepdim=True), torch.arange(EXAMPLES))
 
 
+class Stream(IterableDataset[Any]):
+    """The one source in an order of its own making, without a state that one could see."""
+
+    def __init__(self) -> None:
+        self._data = dataset()
+        self._order = torch.Generator().manual_seed(4)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        order = torch.randperm(EXAMPLES, generator=self._order).tolist()
+        for i in order if worker is None else order[worker.id :: worker.num_workers]:
+            yield self._data[i]
+
+
+class StatefulStream(Stream):
+    """One that goes on from pass to pass as its state says."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self._order.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order.set_state(state["order"])
+
+
 def train(
     run_dir: Path | None = None,
     policy: str = "",
@@ -80,6 +106,8 @@ def train(
     accumulation: int = 1,
     mixture: bool = False,
     seedable: bool = False,
+    stream: Callable[[], IterableDataset[Any]] | None = None,
+    dispatched: bool | None = None,
     owned: bool = True,
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
@@ -102,15 +130,22 @@ def train(
     scheduler = schedule(chosen) if schedule is not None else None
     if mixture:
         loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
+    elif stream is not None:
+        loader = DataLoader(stream(), batch_size=BATCH, num_workers=workers)
     else:
         loader = DataLoader(dataset(), batch_size=BATCH, shuffle=True, num_workers=workers)
-    config = {"dataloader_config": _seedable()} if seedable else {}
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulation, **config)
+    config = DataLoaderConfiguration(use_seedable_sampler=seedable, dispatch_batches=dispatched)
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=accumulation, dataloader_config=config
+    )
     trace = Trace()
     controller = None
     if run_dir is not None:
         controller = Controller(
-            accelerator, policy=parse_policy(policy), run_dir=run_dir, say=lambda line: None, **kwargs
+            accelerator,
+            policy=parse_policy(policy),
+            run_dir=run_dir,
+            **{"say": lambda line: None, **kwargs},
         )
         trace.controller = controller
         for name, obj in (registered or {}).items():
@@ -138,7 +173,8 @@ def train(
                     trace.rates.append(chosen.param_groups[0]["lr"])
                 prepared.step()
                 if rest and not per_epoch:
-                    rest[0].step()
+                    plateau = isinstance(scheduler, ReduceLROnPlateau)
+                    rest[0].step(*[loss.detach()] if plateau else [])
                 prepared.zero_grad()
             trace.ids.append(ids.tolist())
             trace.losses.append(float(loss.detach()))
@@ -150,9 +186,3 @@ def train(
     accelerator.end_training()
     trace.parameters = [p.detach().clone() for p in model.parameters()]
     return trace
-
-
-def _seedable() -> Any:
-    from accelerate.utils import DataLoaderConfiguration
-
-    return DataLoaderConfiguration(use_seedable_sampler=True)

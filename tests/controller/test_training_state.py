@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from odd_optimizer import Odd
 
 from midcourse.controller.actuators.rollback import identical
 from midcourse.controller.training_state import TrainingState
-
-
-class Odd(torch.optim.Optimizer):
-    """State that comes and goes: a number, a list of tensors, and a tensor only every other step."""
-
-    def __init__(self, parameters: Iterable[Any]) -> None:
-        super().__init__(parameters, {"lr": 0.1})
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                state["count"] = state.get("count", 0) + 1
-                state["trace"] = [*state.get("trace", []), p.detach().clone()][-2:]
-                if state["count"] % 2:
-                    state["slow"] = p.detach() * 0.5
-                else:
-                    state.pop("slow", None)
-                p.data -= group["lr"] * (p.grad + state.get("slow", 0) + 0.1 * state["trace"][0])
-
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
