@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
@@ -35,7 +35,8 @@ class SmallState:
 
     ``always`` is restored by every rollback, ``schedule`` only by one that rewinds. ``shared`` is what the
     optimizer keeps under names of its own, not for a parameter; ``graded`` says which parameters had a
-    gradient: cleared ones may be zeros, and an optimizer passes over None alone.
+    gradient: cleared ones may be zeros, and an optimizer passes over None alone. ``buffers`` says of each
+    module which it has and whether they hold a tensor: some are made when they are first needed.
     """
 
     optimizer: list[dict[str, Any]]
@@ -45,6 +46,7 @@ class SmallState:
     accumulation: int
     shared: dict[Any, Any] = field(default_factory=dict)
     graded: list[bool] = field(default_factory=list)
+    buffers: list[dict[str, bool]] = field(default_factory=list)
 
 
 class TrainingState:
@@ -91,11 +93,9 @@ class TrainingState:
 
     def tensors(self) -> list[torch.Tensor]:
         """Parameters, buffers (non-persistent too) and optimizer moments, in a fixed order."""
-        found: list[torch.Tensor] = []
-        for model in self._accelerator._models:
-            found += [p.detach() for p in model.parameters()]
-            found += [b.detach() for b in model.buffers()]
-        found += [p.detach() for p in self._loose_parameters()]
+        found = [p.detach() for p in self._all_parameters()]
+        for buffers in self._buffers():
+            found += [buffer.detach() for buffer in buffers.values() if buffer is not None]
         for state in self._optimizer_states():
             found += [value for value in state.values() if isinstance(value, torch.Tensor)]
         return found
@@ -121,14 +121,24 @@ class TrainingState:
             accumulation=self._accelerator.step,
             shared=copy.deepcopy(self._shared_state()),
             graded=[p.grad is not None for p in self._all_parameters()],
+            buffers=[{name: b is not None for name, b in buffers.items()} for buffers in self._buffers()],
         )
 
     def restore(self, tensors: list[torch.Tensor], small: SmallState, *, rewind: bool) -> None:
         """Put a captured state back in place; gradients are cleared.
 
         ``rewind`` also restores the schedule, the groups' hyperparameters and the accumulation counter.
+
+        Raises:
+            ValueError: the optimizer was given parameters since.
         """
-        self._shape_optimizer_state(small, tensors)
+        if len(self._parameters()) != len(small.optimizer):
+            raise ValueError(
+                f"the optimizer has {len(self._parameters())} parameters, the snapshot {len(small.optimizer)}"
+            )
+        kept = iter(tensors[len(self._all_parameters()) :])
+        self._shape_buffers(small, kept)
+        self._shape_optimizer_state(small, kept)
         with torch.no_grad():
             torch._foreach_copy_(self.tensors(), tensors)
         self._clear_gradients(small.graded)
@@ -174,6 +184,17 @@ class TrainingState:
         modelled = [p for model in self._accelerator._models for p in model.parameters()]
         return [*modelled, *self._loose_parameters()]
 
+    def _buffers(self) -> list[dict[str, torch.Tensor | None]]:
+        return [module._buffers for model in self._accelerator._models for module in model.modules()]
+
+    def _shape_buffers(self, small: SmallState, kept: Iterator[torch.Tensor]) -> None:
+        """Give the modules the captured buffers, in the captured shapes."""
+        for live, captured in zip(self._buffers(), small.buffers, strict=True):
+            old = dict(live)
+            live.clear()
+            for name, holds in captured.items():
+                live[name] = _fitting(old.get(name), next(kept), self._accelerator.device) if holds else None
+
     def _clear_gradients(self, graded: list[bool]) -> None:
         for parameter, had in zip(self._all_parameters(), graded, strict=True):
             if not had:
@@ -191,24 +212,15 @@ class TrainingState:
         states: Mapping[Any, dict[str, Any]] = self._optimizer.state
         return [states.get(p, {}) for p in self._parameters()]
 
-    def _shape_optimizer_state(self, small: SmallState, tensors: list[torch.Tensor]) -> None:
+    def _shape_optimizer_state(self, small: SmallState, kept: Iterator[torch.Tensor]) -> None:
         """Give the optimizer's state the captured keys, so that tensors can be copied in place.
 
         Before the first step an optimizer has no state; one with odd state may add and drop keys.
         """
-        parameters = self._parameters()
-        if len(parameters) != len(small.optimizer):
-            raise ValueError(
-                f"the optimizer has {len(parameters)} parameters, the snapshot {len(small.optimizer)}"
-            )
-        n_model = len(self.tensors()) - sum(
-            isinstance(v, torch.Tensor) for state in self._optimizer_states() for v in state.values()
-        )
         for name in self._shared_state():
             del self._optimizer.state[name]
         self._optimizer.state.update(copy.deepcopy(small.shared))
-        kept = iter(tensors[n_model:])
-        for parameter, shape in zip(parameters, small.optimizer, strict=True):
+        for parameter, shape in zip(self._parameters(), small.optimizer, strict=True):
             if not shape:
                 self._optimizer.state.pop(parameter, None)
                 continue
@@ -220,9 +232,7 @@ class TrainingState:
                     state[key] = copy.deepcopy(value)
                     continue
                 source = next(kept)
-                live = old.get(key)
-                fits = isinstance(live, torch.Tensor) and _alike(live, source)
-                state[key] = live if fits else source.to(_home(key, parameter, source), copy=True)
+                state[key] = _fitting(old.get(key), source, _home(key, parameter, source))
 
 
 _SCALER = "GradScaler"
@@ -236,8 +246,11 @@ def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return (a.shape, a.dtype) == (b.shape, b.dtype)
+def _fitting(live: Any, source: torch.Tensor, home: torch.device) -> torch.Tensor:
+    """``live`` itself where the source can be copied into it bit for bit, else a copy of the source."""
+    if isinstance(live, torch.Tensor) and (live.shape, live.dtype) == (source.shape, source.dtype):
+        return live
+    return source.to(home, copy=True)
 
 
 def _home(key: str, parameter: torch.Tensor, source: torch.Tensor) -> torch.device:
