@@ -37,7 +37,13 @@ class Trail:
         i = bisect_right(self._ticks, tick - 1)
         return self._keys[i - 1] if i else None
 
+    def back_to(self, tick: int) -> None:
+        """The data was rewound to where tick ``tick`` ended: later ticks' batches lie on another branch."""
+        while self._ticks and self._ticks[-1] > tick:
+            self._ticks.pop()
+            self._keys.pop()
+
     def clear(self) -> None:
-        """Forget all: the data was rewound, so that older ticks' batches lie on another branch."""
+        """Forget all: another state was loaded, on another course."""
         self._ticks.clear()
         self._keys.clear()

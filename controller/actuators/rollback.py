@@ -56,7 +56,7 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         run.ring.drop_after(target, run.clock.tick)
         run.ring.pin(target.tick, decision.id)
         if data is not Data.FORWARD:
-            run.trail.clear()
+            run.trail.back_to(target.tick)
         _forget_before_the_oldest(run)
         for told in run.on_rollback:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,13 @@ def train(
     workers: int = 0,
     accumulation: int = 1,
     mixture: bool = False,
+    batches: int = EXAMPLES // BATCH,
     seedable: bool = False,
     stream: Callable[[], IterableDataset[Any]] | None = None,
     dispatched: bool | None = None,
     owned: bool = True,
+    unprepared: bool = False,
+    break_off: int | None = None,
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
@@ -120,7 +124,8 @@ def train(
 ) -> Trace:
     """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
 
-    ``spoil(tick, loss)`` may change the loss of a tick. Without ``run_dir`` Midcourse stays away.
+    ``spoil(tick, loss)`` may change the loss of a tick; the first pass breaks off after ``break_off``
+    batches; a pass of the mixture has ``batches``. Without ``run_dir`` Midcourse stays away.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -129,7 +134,8 @@ def train(
     chosen = optimizer(model.parameters())
     scheduler = schedule(chosen) if schedule is not None else None
     if mixture:
-        loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
+        mixed = Mixture(sources(), seed=1, epoch_size=batches * BATCH)
+        loader: Any = mixed.loader(BATCH, num_workers=workers)
     elif stream is not None:
         loader = DataLoader(stream(), batch_size=BATCH, num_workers=workers)
     else:
@@ -153,12 +159,14 @@ def train(
         if on_rollback is not None:
             controller.on_rollback(on_rollback)
     parts = [model, chosen, loader] + ([scheduler] if scheduler is not None else [])
-    model, prepared, loader, *rest = accelerator.prepare(*parts)
+    own, given = loader, parts if not unprepared else [part for part in parts if part is not loader]
+    model, prepared, *others = accelerator.prepare(*given)
+    loader, *rest = others if not unprepared else [own, *others]
     counter = controller.epochs(epochs) if controller is not None and owned else range(epochs)
     tick = 0
     for _ in counter:
         model.train()
-        for batch in loader:
+        for batch in islice(loader, break_off if tick == 0 else None):
             x, y, ids = batch[:3] if not isinstance(batch, dict) else (batch["x"], batch["y"], batch["id"])
             with accelerator.accumulate(model) if accumulation > 1 else nullcontext():
                 loss = ((model(x) - y) ** 2).mean()

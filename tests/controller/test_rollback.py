@@ -57,6 +57,7 @@ REPLAYS = [
     pytest.param({"triggers": {28: 1.0}}, {"optimizer": OPTIMIZERS["sgd"]}, id="sgd"),
     pytest.param({"triggers": {28: 1.0}}, {"optimizer": OPTIMIZERS["fused"]}, id="fused"),
     pytest.param({"triggers": {28: 1.0}}, {"evaluate": lambda: torch.rand(3)}, id="evaluation-draws"),
+    pytest.param({"triggers": {17: 1.0}, "on_rollback": lambda *_: torch.rand(3)}, {}, id="logger-draws"),
 ]
 
 
