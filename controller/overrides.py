@@ -97,7 +97,8 @@ class Layers:
         factor = 1.0
         for layer in self._layers:
             if layer.target == target and layer.kind is Kind.SCALE:
-                factor *= 1.0 + (layer.value - 1.0) * layer.strength(tick)
+                strength = layer.strength(tick)
+                factor *= 1.0 - strength + layer.value * strength  # at full strength the value, bit for bit
         return factor
 
     def value(self, target: str, base: float, tick: int, share: float = 1.0) -> float:

@@ -97,6 +97,11 @@ class StatefulStream(Stream):
         self._order.set_state(state["order"])
 
 
+def network() -> torch.nn.Module:
+    """A small network with dropout."""
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))
+
+
 def train(
     run_dir: Path | None = None,
     policy: str = "",
@@ -113,16 +118,19 @@ def train(
     owned: bool = True,
     unprepared: bool = False,
     break_off: int | None = None,
+    build: Callable[[], torch.nn.Module] = network,
+    scaler: torch.amp.GradScaler | None = None,
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
     evaluate: Callable[[], None] | None = None,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    after_step: Callable[[], object] = lambda: None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
     **kwargs: Any,
 ) -> Trace:
-    """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
+    """Train a small network; ``triggers`` logs ``trigger`` at these ticks.
 
     ``spoil(tick, loss)`` may change the loss of a tick; the first pass breaks off after ``break_off``
     batches; a pass of the mixture has ``batches``. Without ``run_dir`` Midcourse stays away.
@@ -130,7 +138,7 @@ def train(
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     torch.manual_seed(0)
-    model: Any = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))
+    model: Any = build()
     chosen = optimizer(model.parameters())
     scheduler = schedule(chosen) if schedule is not None else None
     if mixture:
@@ -144,6 +152,7 @@ def train(
     accelerator = Accelerator(
         cpu=True, gradient_accumulation_steps=accumulation, dataloader_config=config
     )
+    accelerator.scaler = scaler
     trace = Trace()
     controller = None
     if run_dir is not None:
@@ -180,6 +189,8 @@ def train(
                     tick += 1
                     trace.rates.append(chosen.param_groups[0]["lr"])
                 prepared.step()
+                if accelerator.sync_gradients:
+                    after_step()
                 if rest and not per_epoch:
                     plateau = isinstance(scheduler, ReduceLROnPlateau)
                     rest[0].step(*[loss.detach()] if plateau else [])
