@@ -47,7 +47,13 @@ class Trail:
         for tick, key in state:
             self.append(tick, key)
 
+    def back_to(self, tick: int) -> None:
+        """The data was rewound to where tick ``tick`` ended: later ticks' batches lie on another branch."""
+        while self._ticks and self._ticks[-1] > tick:
+            self._ticks.pop()
+            self._keys.pop()
+
     def clear(self) -> None:
-        """Forget all: the data was rewound, so that older ticks' batches lie on another branch."""
+        """Forget all: another state was loaded, on another course."""
         self._ticks.clear()
         self._keys.clear()

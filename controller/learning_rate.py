@@ -61,14 +61,17 @@ class LearningRate:
         self._own = None
 
     def rates(self, tick: int) -> list[float]:
-        """Effective rate of each group.
+        """Effective rate of each group: the scheduled one times the factors in force.
 
         A set rate is the largest group's; the others keep their ratio to it.
         """
         scheduled = self.scheduled()
         top = max(scheduled)
-        value = self._layers.value(TARGET, top, tick)
-        return [value * (rate / top if top > 0.0 else 1.0) for rate in scheduled]
+        shares = [rate / top if top > 0.0 else 1.0 for rate in scheduled]
+        return [
+            self._layers.value(TARGET, rate, tick, share)
+            for rate, share in zip(scheduled, shares, strict=True)
+        ]
 
     @property
     def multiplier(self) -> float:

@@ -16,7 +16,7 @@ import wrapt
 from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderDispatcher
 
-from . import rng
+from . import rng, streams
 from .mixture import Mixture, find_mixture
 
 PASSES = 64
@@ -28,13 +28,15 @@ class Place:
     """A place in the data: ``batch`` batches of pass ``epoch`` have been served.
 
     ``origin`` is the random state at the pass's start, from which its order is drawn again; ``iteration``
-    is the loader's own number of the pass: a loop that breaks off or skips ahead does not count it up.
+    is the loader's own number of the pass: a loop that breaks off or skips ahead does not count it up;
+    ``stream`` is the state that an iterable data set had at the pass's start.
     """
 
     epoch: int
     batch: int
     origin: rng.RandomState
     iteration: int
+    stream: Any = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -100,6 +102,7 @@ class Feed:
         self.loader = loader
         self.mixture: Mixture | None = find_mixture(loader)
         self.left_out: list[Window] = []
+        self.missed: set[tuple[int, int]] = set()
         self._desk = desk
         self._source = loader
         self._generators = rng.generators_of(loader)
@@ -155,12 +158,13 @@ class Feed:
             "passes": {epoch: replace(known) for epoch, known in self._passes.items()},
             "next": self._next - self._serving,
             "left_out": list(self.left_out),
+            "missed": set(self.missed),
         }
 
     def resume(self, state: Mapping[str, Any], place: Place, random_state: rng.RandomState) -> None:
         """Go on as the feed of a process that has ended: the loop's next pass begins at ``place``."""
         self._passes, self._next = dict(state["passes"]), state["next"]
-        self.left_out = list(state["left_out"])
+        self.left_out, self.missed = list(state["left_out"]), set(state["missed"])
         self.rewind(place, random_state)
 
     def serve(self, skipped: int = 0) -> Iterator[Any]:
@@ -195,17 +199,22 @@ class Feed:
     def rewind(self, place: Place, random_state: rng.RandomState) -> None:
         """Make ``place`` the next batch, with the random state in force once it is pulled.
 
-        Drawing the order anew consumes randomness, so the random state of the moment is restored
-        only after the first batch has come.
+        Drawing the order anew consumes randomness: the random state of the moment is in force at once, and
+        again after the first batch has come.
         """
         self._rewound = not self._serving
-        rng.restore(place.origin, self._generators)
         self._open(place)
+        rng.restore(random_state, self._generators)
         self._after_pull = random_state
 
     def take_again(self, decision: str) -> None:
         """Leave nothing out any more for a decision that did not help: the data was not at fault."""
         self.left_out = [window for window in self.left_out if window.decision != decision]
+
+    def forget_before(self, key: tuple[int, int]) -> None:
+        """Nothing goes back beyond ``key`` any more: what was left out before it is of no interest."""
+        self.left_out = [window for window in self.left_out if window.stop > key]
+        self.missed = {missed for missed in self.missed if missed >= key}
 
     def refresh(self) -> None:
         """Draw what was prefetched again, so that new mixture weights reach the very next batch."""
@@ -221,6 +230,8 @@ class Feed:
         return self._after_pull or rng.capture(self._generators)
 
     def _pull(self, last: int) -> Any:
+        if self._after_pull is not None:
+            self._return_to_start(self._place)
         while True:
             known = self._passes[self._place.epoch]
             batch = _END if self._place.batch == known.broken_off else next(self._batches, _END)
@@ -235,7 +246,9 @@ class Feed:
             self._last = self._place
             self._place = replace(self._place, batch=self._place.batch + 1)
             if any(window.holds(key) for window in self.left_out):
+                self.missed.add(key)
                 continue
+            self.missed.discard(key)
             self._restore_random_state()
             return batch
 
@@ -245,20 +258,26 @@ class Feed:
             rng.restore(self._after_pull, self._generators)
             self._after_pull = None
 
+    def _return_to_start(self, place: Place) -> None:
+        """What the order of a place's pass is drawn from, as it was when the pass began."""
+        rng.restore(place.origin, self._generators)
+        streams.restore(self.loader, place.stream)
+
     def _begin_pass(self, skipped: int) -> int:
         """Open the pass that the loop asks for; returns its number, after which the loop's pass ends."""
         last = self._next
         self._next += 1
         self._passes.pop(last - PASSES, None)
         if self._rewound:
-            # Rewound between two passes: what was rewound to comes first, whatever has been drawn since.
+            # Rewound between two passes: what was rewound to comes first.
             self._rewound = False
-            rng.restore(self._place.origin, self._generators)
-            self._open(self._place)
         else:
             batch = skipped // self._base_batches()
-            self._begin(Place(last, batch, self.random_state(), self._iteration()))
+            self._begin(self._new_place(last, batch))
         return last
+
+    def _new_place(self, epoch: int, batch: int = 0) -> Place:
+        return Place(epoch, batch, self.random_state(), self._iteration(), streams.capture(self.loader))
 
     def _begin(self, first: Place) -> None:
         self._passes.setdefault(first.epoch, _Pass(first)).first = first
@@ -271,12 +290,11 @@ class Feed:
         the same state as it did the first time, so does what follows. Else the two were different passes.
         """
         known, end = self._passes.get(epoch), self._passes[epoch - 1].end
-        first = Place(epoch, 0, self.random_state(), self._iteration())
+        first = self._new_place(epoch)
         if known is not None:
-            first = replace(known.first, origin=first.origin)
-            if end is not None and first.origin.same_as(end):
-                first = known.first
-                rng.restore(first.origin, self._generators)
+            same = end is not None and first.origin.same_as(end)
+            first = known.first if same else replace(known.first, origin=first.origin)
+            self._return_to_start(first)
         self._desk.crossed(self, epoch)
         self._begin(first)
 
@@ -294,7 +312,7 @@ class Feed:
                 self.mixture.sampler.seek(self.draw_at(place))
         elif place.batch:
             self._source = skip_first_batches(self.loader, place.batch * self._base_batches())
-        self._batches = iter(self._source)
+        self._batches = _begun_when_asked(self._source)
 
     def _close(self) -> None:
         close = getattr(self._batches, "close", None)
@@ -316,13 +334,20 @@ class Feed:
         return int(getattr(self.loader, "iteration", self._next))
 
     def _base_batches(self) -> int:
-        # A dispatcher counts the base loader's batches, of which each step takes one a process.
-        if isinstance(self.loader, DataLoaderDispatcher) and not self.loader.split_batches:
+        # A dispatcher counts the base loader's batches, of which each step takes one a process; of an
+        # iterable data set's it counts the steps.
+        dispatched = isinstance(self.loader, DataLoaderDispatcher) and not self.loader.split_batches
+        if dispatched and streams.stream_of(self.loader) is None:
             return int(self.loader.state.num_processes)
         return 1
 
 
 _END = object()
+
+
+def _begun_when_asked(source: Any) -> Iterator[Any]:
+    # Not before: an order is drawn with the randomness that is in force when iteration begins.
+    yield from source
 
 
 class WatchedLoader(wrapt.ObjectProxy[Any]):

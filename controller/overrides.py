@@ -97,14 +97,15 @@ class Layers:
         factor = 1.0
         for layer in self._layers:
             if layer.target == target and layer.kind is Kind.SCALE:
-                factor *= 1.0 + (layer.value - 1.0) * layer.strength(tick)
+                strength = layer.strength(tick)
+                factor *= 1.0 - strength + layer.value * strength  # at full strength the value, bit for bit
         return factor
 
-    def value(self, target: str, base: float, tick: int) -> float:
-        """What the layers make of the user's ``base`` at this tick."""
+    def value(self, target: str, base: float, tick: int, share: float = 1.0) -> float:
+        """What the layers make of the user's ``base`` at this tick; a set value counts by its ``share``."""
         value, strength = self.setting(target, tick)
-        if strength:
-            base += (value - base) * strength
+        # Weighted so that the full strength gives the value itself, bit for bit, and none the base.
+        base = base * (1.0 - strength) + value * share * strength
         return base * self.factor(target, tick)
 
     def state_dict(self) -> list[dict[str, Any]]:

@@ -98,6 +98,8 @@ class Pilot:
         else:
             log.warning("%s: %s", decision.id, _in_words(decision, outcome))
         self._take(self.engine.record(outcome), None)
+        if not self.engine.awaits_verdict(decision):
+            del self._decided[decision.id]
 
     def event(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:
         """Write down something that is neither a sample nor a decision."""

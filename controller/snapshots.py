@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .actuators.rollback import moment_of
-from .loader import Feed
+from .loader import PASSES, Feed
 from .metrics import Metrics
 from .run import Run
 
@@ -144,6 +144,7 @@ class PassEnds:
 
     def entered(self, epoch: int) -> None:
         """A pass begins: if epoch-end code has stepped a scheduler, remember what became of it."""
+        self._schedule_at.pop(epoch - PASSES, None)
         if self._marks not in (None, self._run.state.schedule_marks()):
             self._schedule_at[epoch] = self._run.state.schedule()
 

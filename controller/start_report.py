@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..policies.policy import Mode, Policy
+from . import streams
 from .run import Run
 
 LOSS = (
@@ -45,7 +46,7 @@ def why_not_rewind(run: Run, counter_owned: bool) -> str | None:
         return NEEDS_COUNTER
     if not run.state.schedule_is_known:
         return NEEDS_SCHEDULE
-    return None
+    return streams.why_not_anew(run.feed.loader)
 
 
 def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartReport:

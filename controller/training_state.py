@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -37,7 +37,10 @@ class KeptApart:
 class SmallState:
     """What is no big tensor: copied as objects.
 
-    ``always`` is restored by every rollback, ``schedule`` only by one that rewinds.
+    ``always`` is restored by every rollback, ``schedule`` only by one that rewinds. ``shared`` is what the
+    optimizer keeps under names of its own, not for a parameter; ``graded`` says which parameters had a
+    gradient: cleared ones may be zeros, and an optimizer passes over None alone. ``buffers`` says of each
+    module which it has and whether they hold a tensor: some are made when they are first needed.
     """
 
     optimizer: list[dict[str, Any]]
@@ -45,6 +48,9 @@ class SmallState:
     schedule: dict[str, Any]
     groups: list[dict[str, Any]]
     accumulation: int
+    shared: dict[Any, Any] = field(default_factory=dict)
+    graded: list[bool] = field(default_factory=list)
+    buffers: list[dict[str, bool]] = field(default_factory=list)
 
 
 class TrainingState:
@@ -94,37 +100,40 @@ class TrainingState:
 
         Of what is spread over the processes these are the parts of this one.
         """
-        found: list[torch.Tensor] = []
         for model in self._accelerator._models:
             give_up_gathered(model)
-            found += map(local, model.parameters())
-            found += map(local, model.buffers())
-        found += map(local, self._loose_parameters())
-        return found + self._moments()
+        return [
+            *map(local, self._all_parameters()),
+            *(local(b) for buffers in self._buffers() for b in buffers.values() if b is not None),
+            *(local(v) for state in self._optimizer_states() for v in state.values() if _is_tensor(v)),
+        ]
+
+    def changing(self) -> range:
+        """Which of ``tensors`` a forward pass may change, by index: buffers; the rest an optimizer's step."""
+        first = len(self._all_parameters())
+        held = sum(b is not None for buffers in self._buffers() for b in buffers.values())
+        return range(first, first + held)
 
     def labels(self) -> list[str]:
         """A name for each of ``tensors``: the model's own, ``loose.N``, and ``optimizer.PARAMETER.KEY``."""
-        found: list[str] = []
-        for number, model in enumerate(self._accelerator._models):
-            prefix = "model." if number == 0 else f"model_{number}."
-            found += [prefix + name for name, _ in model.named_parameters()]
-            found += [prefix + name for name, _ in model.named_buffers()]
-        found += [f"loose.{number}" for number, _ in enumerate(self._loose_parameters())]
-        for number, state in enumerate(self._optimizer_states()):
-            tensors = (key for key, value in state.items() if isinstance(value, torch.Tensor))
-            found += [f"optimizer.{number}.{key}" for key in tensors]
-        return found
-
-    def changing(self) -> set[int]:
-        """Which of ``tensors`` a forward pass may change, by index: buffers; the rest an optimizer's step."""
-        found: set[int] = set()
-        start = 0
-        for model in self._accelerator._models:
-            start += sum(1 for _ in model.parameters())
-            end = start + sum(1 for _ in model.buffers())
-            found.update(range(start, end))
-            start = end
-        return found
+        models = [("model." * (n == 0) or f"model_{n}.", m) for n, m in enumerate(self._accelerator._models)]
+        return [
+            *(prefix + name for prefix, model in models for name, _ in model.named_parameters()),
+            *(f"loose.{number}" for number, _ in enumerate(self._loose_parameters())),
+            *(
+                f"{prefix}{path}{'.' * bool(path)}{name}"
+                for prefix, model in models
+                for path, module in model.named_modules()
+                for name, buffer in module._buffers.items()
+                if buffer is not None
+            ),
+            *(
+                f"optimizer.{number}.{key}"
+                for number, state in enumerate(self._optimizer_states())
+                for key, value in state.items()
+                if _is_tensor(value)
+            ),
+        ]
 
     def small(self) -> SmallState:
         """Copies of all that is not among ``tensors``."""
@@ -142,19 +151,29 @@ class TrainingState:
             schedule=schedule,
             groups=groups,
             accumulation=self._accelerator.step,
+            shared=copy.deepcopy(self._shared_state()),
+            graded=[p.grad is not None for p in self._all_parameters()],
+            buffers=[{name: b is not None for name, b in buffers.items()} for buffers in self._buffers()],
         )
 
     def restore(self, tensors: list[torch.Tensor], small: SmallState, *, rewind: bool) -> None:
         """Put a captured state back in place; gradients are cleared.
 
         ``rewind`` also restores the schedule, the groups' hyperparameters and the accumulation counter.
+
+        Raises:
+            ValueError: the optimizer was given parameters since.
         """
-        self._shape_optimizer_state(small, tensors)
+        if len(self._parameters()) != len(small.optimizer):
+            raise ValueError(
+                f"the optimizer has {len(self._parameters())} parameters, the snapshot {len(small.optimizer)}"
+            )
+        kept = iter(tensors[len(self._all_parameters()) :])
+        self._shape_buffers(small, kept)
+        self._shape_optimizer_state(small, kept)
         with torch.no_grad():
             torch._foreach_copy_(self.tensors(), tensors)
-        for model in self._accelerator._models:
-            model.zero_grad(set_to_none=True)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients(small.graded)
         for name, state in small.always.items():
             target = self._accelerator.scaler if name == _SCALER else self._registered[name]
             target.load_state_dict(copy.deepcopy(state))
@@ -193,30 +212,47 @@ class TrainingState:
         modelled = {id(p) for model in self._accelerator._models for p in model.parameters()}
         return [p for p in self._parameters() if id(p) not in modelled]
 
+    def _all_parameters(self) -> list[torch.nn.Parameter]:
+        modelled = [p for model in self._accelerator._models for p in model.parameters()]
+        return [*modelled, *self._loose_parameters()]
+
+    def _buffers(self) -> list[dict[str, torch.Tensor | None]]:
+        return [module._buffers for model in self._accelerator._models for module in model.modules()]
+
+    def _shape_buffers(self, small: SmallState, kept: Iterator[torch.Tensor]) -> None:
+        """Give the modules the captured buffers, in the captured shapes."""
+        for live, captured in zip(self._buffers(), small.buffers, strict=True):
+            old = dict(live)
+            live.clear()
+            for name, holds in captured.items():
+                live[name] = _fitting(old.get(name), next(kept), self._accelerator.device) if holds else None
+
+    def _clear_gradients(self, graded: list[bool]) -> None:
+        for parameter, had in zip(self._all_parameters(), graded, strict=True):
+            if not had:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            else:
+                parameter.grad = parameter.grad.detach().zero_()
+
+    def _shared_state(self) -> dict[Any, Any]:
+        state: Mapping[Any, Any] = self._optimizer.state
+        return {key: value for key, value in state.items() if not isinstance(key, torch.Tensor)}
+
     def _optimizer_states(self) -> list[dict[str, Any]]:
         states: Mapping[Any, dict[str, Any]] = self._optimizer.state
         return [states.get(p, {}) for p in self._parameters()]
 
-    def _moments(self) -> list[torch.Tensor]:
-        return [
-            local(value)
-            for state in self._optimizer_states()
-            for value in state.values()
-            if isinstance(value, torch.Tensor)
-        ]
-
-    def _shape_optimizer_state(self, small: SmallState, tensors: list[torch.Tensor]) -> None:
+    def _shape_optimizer_state(self, small: SmallState, kept: Iterator[torch.Tensor]) -> None:
         """Give the optimizer's state the captured keys, so that tensors can be copied in place.
 
         Before the first step an optimizer has no state; one with odd state may add and drop keys.
         """
-        parameters = self._parameters()
-        if len(parameters) != len(small.optimizer):
-            raise ValueError(
-                f"the optimizer has {len(parameters)} parameters, the snapshot {len(small.optimizer)}"
-            )
-        kept = iter(tensors[len(self.tensors()) - len(self._moments()) :])
-        for parameter, shape in zip(parameters, small.optimizer, strict=True):
+        for name in self._shared_state():
+            del self._optimizer.state[name]
+        self._optimizer.state.update(copy.deepcopy(small.shared))
+        for parameter, shape in zip(self._parameters(), small.optimizer, strict=True):
             if not shape:
                 self._optimizer.state.pop(parameter, None)
                 continue
@@ -228,12 +264,10 @@ class TrainingState:
                     state[key] = copy.deepcopy(value)
                     continue
                 source = next(kept)
-                live = old.get(key)
-                if _fits(live, value.layout, source):
-                    state[key] = live
-                    continue
-                part = source.to(_home(key, parameter, source), copy=True)
-                state[key] = value.layout.lay_out(part, parameter)
+                if Layout.of(old.get(key)) != value.layout:
+                    old.pop(key, None)
+                part = _fitting(old.get(key), source, _home(key, parameter, source))
+                state[key] = part if part is old.get(key) else value.layout.lay_out(part, parameter)
 
 
 _SCALER = "GradScaler"
@@ -247,14 +281,21 @@ def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
 def _without_tensor(value: Any) -> Any:
-    return KeptApart(Layout.of(value)) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+    return KeptApart(Layout.of(value)) if _is_tensor(value) else copy.deepcopy(value)
 
 
-def _fits(live: Any, layout: Layout, source: torch.Tensor) -> bool:
-    return (
-        isinstance(live, torch.Tensor) and Layout.of(live) == layout and local(live).shape == source.shape
-    )
+def _fitting(live: Any, source: torch.Tensor, home: torch.device) -> torch.Tensor:
+    """``live`` itself where the source can be copied into it bit for bit, else a copy of the source."""
+    if isinstance(live, torch.Tensor):
+        part = local(live)
+        if (part.shape, part.dtype) == (source.shape, source.dtype):
+            return live
+    return source.to(home, copy=True)
 
 
 def _home(key: str, parameter: torch.Tensor, source: torch.Tensor) -> torch.device:

@@ -92,6 +92,10 @@ class Engine:
         """The act whose outcome has not been recorded yet."""
         return self._in_flight
 
+    def awaits_verdict(self, decision: Decision) -> bool:
+        """Whether the act is on trial."""
+        return self._trials.waits_for(decision.id)
+
     @property
     def suspects(self) -> bool:
         """Whether some rule's condition holds and nothing has been done about it: no state to return to."""

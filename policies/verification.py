@@ -91,6 +91,10 @@ class Trials:
     def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._open
 
+    def waits_for(self, decision: str) -> bool:
+        """Whether the act of this decision is on trial."""
+        return any(trial.decision_id == decision for trial in self._open.values())
+
     def open(self, trial: Trial) -> None:
         """Put an act on trial."""
         self._open[trial.key] = trial

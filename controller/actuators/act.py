@@ -57,6 +57,7 @@ def carry_out(run: Run, decision: Decision) -> Outcome:
         if any(answers):
             for done in reversed(effects):
                 done.undo()
+            run.layers.withdraw(decision.id)
             status, reason = _agreed(answers)
             return Outcome(decision.id, status, tick, reason)
     for effect in effects:

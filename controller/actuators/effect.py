@@ -22,7 +22,8 @@ def _nothing() -> None:
 class Effect:
     """An action that was applied and read back.
 
-    ``undo`` takes it back when another part of the same act fails; ``commit`` does what must wait
+    ``undo`` takes it back when another part of the same act fails (its override layers go by themselves,
+    being the decision's); ``commit`` does what must wait
     until the whole act has succeeded. ``facts`` are the readings at a rollback's target.
     """
 
@@ -33,4 +34,5 @@ class Effect:
 
 
 Actuator = Callable[[Run, Decision, Mapping[str, Any]], Effect]
-"""Applies one action; raises ``Refused`` when it cannot, and then has changed nothing."""
+"""Applies one action; raises when it cannot, ``Refused`` with the reason for people, and then has changed
+nothing but the decision's layers, which are withdrawn for it."""

@@ -22,18 +22,14 @@ def reweight(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         raise Refused(f"no source {source!r} in the mixture; it has {', '.join(mix.names)}")
     kind, value = (Kind.SET, params["to"]) if params["to"] is not None else (Kind.SCALE, params["scale"])
     before, state = dict(mix.applied), mix.state_dict()
-
-    def undo() -> None:
-        run.layers.withdraw(decision.id)
-        mix.put_back(state)
-
     run.layers.add(Layer(decision.id, target(source), kind, value, tick, params["hold"], params["ramp"]))
     if sum(mix.wanted(tick).values()) <= 0.0:
-        run.layers.withdraw(decision.id)
         raise Refused(f"without {source!r} no source would be left to draw from")
     try:
         mix.apply_now(tick)
     except Exception:
-        undo()
+        mix.put_back(state)
         raise
-    return Effect({"weights_before": before, "weights_after": dict(mix.applied)}, undo=undo)
+    return Effect(
+        {"weights_before": before, "weights_after": dict(mix.applied)}, undo=lambda: mix.put_back(state)
+    )

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ...policies.actions import Data
 from ...policies.types import Decision
 from .. import rng
 from ..clock import Clock
@@ -17,6 +18,7 @@ from ..ring import Moment, Snapshot
 from ..run import Run
 from ..training_state import SmallState
 from .effect import Effect
+from .fate import fate_of, guilty_from
 from .read_back import identical
 from .target import find_target
 
@@ -24,7 +26,6 @@ log = logging.getLogger("midcourse")
 
 T = TypeVar("T")
 
-FORWARD, SKIP = "forward", "skip"
 
 
 def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
@@ -32,18 +33,19 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     target = find_target(run, decision, params["to"])
     place = target.moment.place
     known = run.feed is not None and place is not None and run.feed.knows(place)
-    data = params["data"] if run.rewinds is None and known else FORWARD
-    saved = Saved.of(run)
-    left_out = saved.or_put_back(run, lambda: _restore(run, decision, target, data))
+    data = Data(params["data"]) if run.rewinds is None and known else Data.FORWARD
+    saved = Saved.of(run, rewinds=data is not Data.FORWARD)
     details = {
         "target_tick": target.tick,
         "target_step": target.moment.step,
         "from_step": saved.moment.step,
         "steps_undone": saved.moment.step - target.moment.step,
-        "data": data,
-        "left_out": left_out,
+        "undone_ticks": [target.tick + 1, run.clock.tick],
+        "data": data.value,
+        **fate_of(run, decision, place if known else None, data),
     }
-    if data != params["data"]:
+    saved.or_put_back(run, lambda: _restore(run, decision, target, data))
+    if data.value != params["data"]:
         details["asked"] = params["data"]
         details["because"] = run.rewinds or "the snapshot's place in the data is not known any more"
 
@@ -52,8 +54,9 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         run.ring.drop_after(target, run.clock.tick)
         run.ring.pin(target.tick, decision.id)
         run.checkpoints.abandon_after(target.tick, run.clock.tick)
-        if data != FORWARD:
-            run.trail.clear()
+        if data is not Data.FORWARD:
+            run.trail.back_to(target.tick)
+        _forget_before_the_oldest(run)
         for told in run.on_rollback:
             try:
                 told(saved.moment.step, run.clock.step)
@@ -77,40 +80,49 @@ def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
     )
 
 
-def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[list[int]] | None:
-    """Put the snapshot in place and read it back; returns the first batch left out and the one after them."""
+def _restore(run: Run, decision: Decision, target: Snapshot, data: Data) -> None:
+    """Put the snapshot in place and read it back; unless the data goes forward, lead the feed back too."""
     moment = target.moment
     target.wait()
-    run.state.restore(target.tensors, target.small, rewind=data != FORWARD)
+    run.state.restore(target.tensors, target.small, rewind=data is not Data.FORWARD)
     if not identical(run.state.tensors(), target.tensors):
         raise RuntimeError("the restored state differs from the snapshot")
     run.detectors.load_state_dict(moment.detectors)
     run.clock.branch += 1
     feed = run.feed
-    if data == FORWARD or feed is None or moment.place is None:
-        return None
+    if data is Data.FORWARD or feed is None or moment.place is None:
+        return
     run.clock.step = moment.step
-    left_out = None
-    if data == SKIP:
-        onset = decision.onset if decision.onset is not None else decision.tick
-        first = run.trail.before(onset)
-        start = moment.place.key if first is None else max(first, moment.place.key)
+    if data is Data.SKIP:
+        start = guilty_from(run, decision, moment.place)
         if start < feed.place.key:
             feed.left_out.append(Window(decision.id, start, feed.place.key))
-            left_out = [list(start), list(feed.place.key)]
     # The mixture's history goes first: opening the feed draws from it.
     if run.mix is not None:
         run.mix.rewind(moment.place, run.clock.tick + 1)
     feed.rewind(moment.place, moment.random_state)
-    return left_out
+
+
+def _forget_before_the_oldest(run: Run) -> None:
+    """What was left out before the oldest snapshot's place is never passed again; a checkpoint's may be."""
+    if run.checkpoints.entries:
+        return
+    places = [s.moment.place.key for s in run.ring.snapshots if s.moment.place is not None]
+    if run.feed is not None and places:
+        run.feed.forget_before(min(places))
 
 
 
 
 @dataclass(slots=True)
 class Saved:
-    """The state before the act, so that a failing part of it can be taken back."""
+    """The state before the act, so that a failing part of it can be taken back.
 
+    ``rewinds``: the act leads the feed back. One that does not must never touch it: a stream without state
+    of its own cannot be opened anew.
+    """
+
+    rewinds: bool
     tensors: list[torch.Tensor]
     small: SmallState
     moment: Moment
@@ -119,9 +131,10 @@ class Saved:
     history: Mapping[str, Any] | None
 
     @classmethod
-    def of(cls, run: Run) -> Saved:
+    def of(cls, run: Run, *, rewinds: bool) -> Saved:
         """The state at present, copied into the ring's spare buffer."""
         return cls(
+            rewinds,
             run.ring.copy(run.state.tensors()),
             run.state.small(),
             moment_of(run, run.feed, None if run.feed is None else run.feed.place),
@@ -143,9 +156,9 @@ class Saved:
         run.state.restore(self.tensors, self.small, rewind=True)
         run.detectors.load_state_dict(self.moment.detectors)
         run.clock.step, run.clock.branch = self.clock.step, self.clock.branch
-        if run.mix is not None and self.history is not None:
+        if self.rewinds and run.mix is not None and self.history is not None:
             run.mix.load_state_dict(self.history)
-        if run.feed is not None and self.moment.place is not None:
-            run.feed.left_out[:] = self.left_out
+        if self.rewinds and run.feed is not None and self.moment.place is not None:
+            run.feed.left_out = self.left_out
             run.feed.rewind(self.moment.place, self.moment.random_state)
         run.ring.release(self.tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,8 @@ def past(action: Action, detail: Mapping[str, Any]) -> str:
         case "rollback":
             target = f"step {detail['target_step']}" if "target_step" in detail else str(params.get("to"))
             undone = f", undoing {_count(detail['steps_undone'], 'step')}" if "steps_undone" in detail else ""
-            return f"rolled back to {target}{undone} (data: {detail.get('data', params.get('data'))})"
+            way = "; ".join([f"data: {detail.get('data', params.get('data'))}", *_fate(detail)])
+            return f"rolled back to {target}{undone} ({way})"
         case "scale_lr":
             return f"multiplied the learning rate by {number(params['factor'])}{_while(params)}"
         case "set_lr":
@@ -147,6 +148,28 @@ def past(action: Action, detail: Mapping[str, Any]) -> str:
             )
         case _:
             return f"did {describe(action)}"
+
+
+def _fate(detail: Mapping[str, Any]) -> list[str]:
+    """What a rollback did to the batches since its target, as far as it is more than nothing."""
+    return [
+        f"{words}: {' and '.join(_batches(*between) for between in detail[name])}"
+        for name, words in (
+            ("never_trained", "left out"),
+            ("trained_twice", "taken again"),
+            ("undone", "undone for good"),
+        )
+        if detail.get(name)
+    ]
+
+
+def _batches(first: Sequence[int], stop: Sequence[int]) -> str:
+    (number, batch), (last, end) = first, stop
+    if number != last:
+        return f"pass {number} from batch {batch} to pass {last} before batch {end}"
+    if end == batch + 1:
+        return f"pass {number} batch {batch}"
+    return f"pass {number} batches {batch} to {end - 1}"
 
 
 def describe(action: Action) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DataLoaderConfiguration, DistributedType, FullyShardedDataParallelPlugin
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 
 from midcourse import Controller, Mixture
 from midcourse.policies.policy import parse_policy
@@ -90,6 +92,35 @@ def full(tensor: Any) -> torch.Tensor:
     return whole.detach().clone()
 
 
+class Stream(IterableDataset[Any]):
+    """The one source in an order of its own making, without a state that one could see."""
+
+    def __init__(self) -> None:
+        self._data = dataset()
+        self._order = torch.Generator().manual_seed(4)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = get_worker_info()
+        order = torch.randperm(EXAMPLES, generator=self._order).tolist()
+        for i in order if worker is None else order[worker.id :: worker.num_workers]:
+            yield self._data[i]
+
+
+class StatefulStream(Stream):
+    """One that goes on from pass to pass as its state says."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self._order.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order.set_state(state["order"])
+
+
+def network(width: int = 16) -> torch.nn.Module:
+    """A small network with dropout."""
+    return torch.nn.Sequential(torch.nn.Linear(8, width), torch.nn.Dropout(0.2), torch.nn.Linear(width, 1))
+
+
 def train(
     run_dir: Path | None = None,
     policy: str = "",
@@ -99,57 +130,74 @@ def train(
     workers: int = 0,
     accumulation: int = 1,
     mixture: bool = False,
+    batches: int = EXAMPLES // BATCH,
     seedable: bool = False,
     examples: int = EXAMPLES,
     loading: dict[str, Any] | None = None,
     sharded: bool = False,
     compiled: bool = False,
     precision: str | None = None,
+    stream: Callable[[], IterableDataset[Any]] | None = None,
+    dispatched: bool | None = None,
     owned: bool = True,
+    unprepared: bool = False,
+    break_off: int | None = None,
+    build: Callable[[], torch.nn.Module] = network,
+    scaler: torch.amp.GradScaler | None = None,
     optimizer: Callable[[Any], torch.optim.Optimizer] = lambda p: torch.optim.AdamW(p, lr=1e-2),
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
     evaluate: Callable[[], None] | None = None,
     die_at: int | None = None,
-    width: int = 16,
     peeks: bool = False,
     clips: bool = True,
     spoil: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
+    after_step: Callable[[], object] = lambda: None,
     registered: dict[str, Any] | None = None,
     on_rollback: Callable[[int, int], None] | None = None,
     **kwargs: Any,
 ) -> Trace:
-    """Train a small network with dropout; ``triggers`` logs ``trigger`` at these ticks.
+    """Train a small network; ``triggers`` logs ``trigger`` at these ticks.
 
-    ``spoil(tick, loss)`` may change the loss of a tick. At tick ``die_at`` the loop raises ``Died``. Without
-    ``run_dir`` Midcourse stays away. ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in
-    place of DDP; ``peeks`` runs the model without a backward after every update but each fifth, at which
-    snapshots are taken.
+    ``spoil(tick, loss)`` may change a tick's loss. At tick ``die_at`` the loop raises ``Died``. The first
+    pass breaks off after ``break_off`` batches; a pass of the mixture has ``batches``. Without ``run_dir``
+    Midcourse stays away. ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP;
+    ``peeks`` runs the model without a backward after every update but each fifth, at which snapshots are
+    taken.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
     torch.manual_seed(0)
-    layers = [torch.nn.Linear(8, width), torch.nn.Dropout(0.2), torch.nn.Linear(width, 1)]
-    model: Any = torch.nn.Sequential(*layers)
+    model: Any = build()
     chosen = optimizer(model.parameters())
     scheduler = schedule(chosen) if schedule is not None else None
     if mixture:
-        loader: Any = Mixture(sources(), seed=1, epoch_size=EXAMPLES).loader(BATCH, num_workers=workers)
+        mixed = Mixture(sources(), seed=1, epoch_size=batches * BATCH)
+        loader: Any = mixed.loader(BATCH, num_workers=workers)
+    elif stream is not None:
+        loader = DataLoader(stream(), batch_size=BATCH, num_workers=workers)
     else:
         loader = DataLoader(dataset(examples), batch_size=BATCH, shuffle=True, num_workers=workers)
     accelerator = Accelerator(
         cpu=True,
         gradient_accumulation_steps=accumulation,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=seedable, **(loading or {})),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=seedable, dispatch_batches=dispatched, **(loading or {})
+        ),
         mixed_precision=precision,
     )
     if sharded:
         shard_on_cpu(precision)
+    if scaler is not None:
+        accelerator.scaler = scaler
     trace = Trace()
     controller = None
     if run_dir is not None:
         controller = Controller(
-            accelerator, policy=parse_policy(policy), run_dir=run_dir, say=lambda line: None, **kwargs
+            accelerator,
+            policy=parse_policy(policy),
+            run_dir=run_dir,
+            **{"say": lambda line: None, **kwargs},
         )
         trace.controller = controller
         for name, obj in (registered or {}).items():
@@ -159,7 +207,9 @@ def train(
     if compiled:
         model = torch.compile(model, backend="eager")
     parts = [model, chosen, loader] + ([scheduler] if scheduler is not None else [])
-    model, prepared, loader, *rest = accelerator.prepare(*parts)
+    own, given = loader, parts if not unprepared else [part for part in parts if part is not loader]
+    model, prepared, *others = accelerator.prepare(*given)
+    loader, *rest = others if not unprepared else [own, *others]
     counter = controller.epochs(epochs) if controller is not None and owned else range(epochs)
     tick = 0
     for _ in counter:
@@ -167,7 +217,7 @@ def train(
             assert controller._cycle is not None
             tick = controller._cycle.run.clock.tick
         model.train()
-        for batch in loader:
+        for batch in islice(loader, break_off if tick == 0 else None):
             x, y, ids = batch[:3] if not isinstance(batch, dict) else (batch["x"], batch["y"], batch["id"])
             with accelerator.accumulate(model) if accumulation > 1 else nullcontext():
                 loss = ((model(x) - y) ** 2).mean()
@@ -182,8 +232,11 @@ def train(
                     tick += 1
                     trace.rates.append(chosen.param_groups[0]["lr"])
                 prepared.step()
+                if accelerator.sync_gradients:
+                    after_step()
                 if rest and not per_epoch:
-                    rest[0].step()
+                    plateau = isinstance(scheduler, ReduceLROnPlateau)
+                    rest[0].step(*[loss.detach()] if plateau else [])
                 prepared.zero_grad()
             if tick == die_at:
                 assert controller is not None

@@ -29,8 +29,17 @@ def run(tmp_path: Path) -> Path:
     journal.transition(411, 411, 0, "blowup", "", Health.OK, Reading(Health.ALARM, 411, 5.31))
     acted = decision(412)
     journal.decision(acted)
-    details = {"rollback": {"target_step": 400, "target_tick": 400, "steps_undone": 13, "data": "skip"}}
-    journal.outcome(words.Outcome(acted.id, words.Status.APPLIED, 413, details=details), acted)
+    details = {
+        "target_step": 400,
+        "target_tick": 400,
+        "steps_undone": 13,
+        "data": "skip",
+        "never_trained": [[[3, 18], [4, 2]]],
+        "trained_twice": [[[3, 9], [3, 10]], [[3, 12], [3, 18]]],
+        "undone": [],
+    }
+    outcome = words.Outcome(acted.id, words.Status.APPLIED, 413, details={"rollback": details})
+    journal.outcome(outcome, acted)
     why = "loss.level <= 2.45 holds"
     numbers = {"loss.level": 2.38}
     journal.verdict(words.Verdict(acted.id, words.Result.HELPED, 713, why, numbers))
@@ -64,7 +73,8 @@ def test_a_decision_is_told_in_sentences(run: Path) -> None:
     assert ask(run, "--decision", "off-course@412").output == (
         "At step 412 rule off-course fired because blowup alarmed: loss 5.31 against level 2.4 ± 0.05, "
         "score 58 > 10; the change began at step 405. "
-        "It rolled back to step 400, undoing 13 steps (data: skip). "
+        "It rolled back to step 400, undoing 13 steps (data: skip; left out: pass 3 from batch 18 to pass 4 "
+        "before batch 2; taken again: pass 3 batch 9 and pass 3 batches 12 to 17). "
         "The verdict came 300 ticks later: it helped, loss.level <= 2.45 holds (loss.level = 2.38).\n"
     )
     assert "was held back: its budget is spent." in ask(run, "--decision", "bad-source[[red]]@500").output

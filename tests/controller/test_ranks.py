@@ -38,9 +38,9 @@ def test_skip_leaves_out_the_same_guilty_batches_on_both(ranks: Ranks, tmp_path:
     plain = ranks.run(loop, mixture=True)
     policy = rollback_policy("skip", "before_onset")
     skipped = ranks.run(loop, tmp_path, policy, triggers={17: 1.0}, mixture=True)
-    left_out = skipped[0].outcomes[0].details["rollback"]["left_out"]
+    never = skipped[0].outcomes[0].details["rollback"]["never_trained"]
     # Decided at tick 17, done by both after tick 18, back to tick 15: the batches of 17 and 18 are guilty.
-    assert left_out == [[1, 6], [1, 8]]
+    assert never == [[[1, 6], [1, 8]]]
     for a, b in zip(plain, skipped, strict=True):
         assert b.ids == [*a.ids[:18], a.ids[15], *a.ids[18:]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from small_loop import Died, Trace, train
+from small_loop import Died, Trace, network, train
 
 from midcourse import Controller
 from midcourse.controller.journal.reader import JournalReader
@@ -142,7 +142,7 @@ def test_another_model_is_told_by_its_first_tensor(tmp_path: Path) -> None:
     with pytest.raises(Died):
         train(tmp_path, POLICY, die_at=12)
     with pytest.raises(ValueError, match=r"another model: 3 tensors differ, the first is 'model.0.bias'"):
-        train(tmp_path, POLICY, resume="auto", width=12)
+        train(tmp_path, POLICY, resume="auto", build=lambda: network(12))
 
 
 def test_a_chosen_checkpoint_is_gone_on_from_and_is_the_newest_from_then_on(tmp_path: Path) -> None:

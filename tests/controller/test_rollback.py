@@ -57,6 +57,7 @@ REPLAYS = [
     pytest.param({"triggers": {28: 1.0}}, {"optimizer": OPTIMIZERS["sgd"]}, id="sgd"),
     pytest.param({"triggers": {28: 1.0}}, {"optimizer": OPTIMIZERS["fused"]}, id="fused"),
     pytest.param({"triggers": {28: 1.0}}, {"evaluate": lambda: torch.rand(3)}, id="evaluation-draws"),
+    pytest.param({"triggers": {17: 1.0}, "on_rollback": lambda *_: torch.rand(3)}, {}, id="logger-draws"),
 ]
 
 
@@ -93,7 +94,7 @@ def test_skip_leaves_out_exactly_the_guilty_batches(tmp_path: Path, mixture: boo
         # A later pass is shuffled from torch's global generator, of which the missing step drew nothing.
         assert [sorted(chain(*later[i : i + 20])) for i in (0, 20)] == [list(range(160))] * 2
     assert len(later) == 40
-    assert outcomes(skipped)[0].details["rollback"]["left_out"] == [[0, 16], [0, 17]]
+    assert outcomes(skipped)[0].details["rollback"]["never_trained"] == [[[0, 16], [0, 17]]]
 
 
 def test_forward_leaves_iterator_and_schedule_alone_and_restores_the_weights(tmp_path: Path) -> None:
@@ -173,6 +174,6 @@ def test_what_was_left_out_in_vain_is_taken_again(tmp_path: Path) -> None:
     plain = train(schedule=SCHEDULES["lambda"])
     # Tick 17 is left out; the fault is back at tick 22, so it was not that batch's.
     trace = train(tmp_path, RETURNING, triggers={17: 1.0, 22: 1.0}, schedule=SCHEDULES["lambda"])
-    assert [o.details["rollback"]["left_out"] for o in outcomes(trace)] == [[[0, 16], [0, 17]], None]
+    assert [o.details["rollback"]["never_trained"] for o in outcomes(trace)] == [[[[0, 16], [0, 17]]], []]
     assert trace.ids[-len(plain.ids) + 15 :] == plain.ids[15:]
     assert trace.matches(plain)

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from odd_optimizer import Odd
 
 from midcourse.controller.actuators.rollback import identical
 from midcourse.controller.training_state import TrainingState
-
-
-class Odd(torch.optim.Optimizer):
-    """State that comes and goes: a number, a list of tensors, and a tensor only every other step."""
-
-    def __init__(self, parameters: Iterable[Any]) -> None:
-        super().__init__(parameters, {"lr": 0.1})
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                state = self.state[p]
-                state["count"] = state.get("count", 0) + 1
-                state["trace"] = [*state.get("trace", []), p.detach().clone()][-2:]
-                if state["count"] % 2:
-                    state["slow"] = p.detach() * 0.5
-                else:
-                    state.pop("slow", None)
-                p.data -= group["lr"] * (p.grad + state.get("slow", 0) + 0.1 * state["trace"][0])
-
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -76,6 +56,53 @@ def test_training_goes_on_from_a_restored_state_as_it_did_before(name: str, at: 
     assert all(p.grad is None for p in model.parameters())
     advance(model, optimizer, 4)
     assert identical(state.tensors(), first)
+
+
+class Lazy(torch.nn.Module):
+    """Buffers that are made, grow and go while it is used, and parameters that a step may leave alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+        self.register_buffer("cache", None)
+        self.register_buffer("scale", torch.ones(1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = 0 if self.cache is None else len(self.cache)
+        self.cache = torch.arange(seen + 1.0)
+        if seen == 2:
+            self.register_buffer("late", torch.full((2,), 0.5), persistent=False)
+        if seen == 3:
+            del self.scale
+        scale = getattr(self, "scale", torch.full((1,), 2.0)) + getattr(self, "late", torch.zeros(2)).sum()
+        chosen = self.unused if seen % 3 == 2 else self.used
+        return chosen(x) * scale * self.cache.sum()
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("at", [0, 1, 3, 4])
+def test_buffers_made_late_and_gradients_of_unused_parameters_are_as_they_were(
+    at: int, set_to_none: bool
+) -> None:
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=True)
+    model, optimizer = accelerator.prepare(lazy := Lazy(), torch.optim.AdamW(lazy.parameters(), lr=0.1))
+    state = TrainingState(accelerator, optimizer.optimizer)
+
+    def go_on(steps: int) -> list[torch.Tensor]:
+        for _ in range(steps):
+            model(torch.ones(2, 3)).square().mean().backward()
+            optimizer.optimizer.step()
+            optimizer.optimizer.zero_grad(set_to_none=set_to_none)
+        return [t.clone() for t in state.tensors()]
+
+    kept, small = go_on(at), state.small()
+    first = go_on(5)
+    state.restore(kept, small, rewind=True)
+    assert identical(state.tensors(), kept)
+    assert ("late" in lazy._buffers, "scale" in lazy._buffers) == (at > 2, at < 4)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    assert identical(go_on(5), first)
 
 
 def test_a_snapshot_is_not_changed_by_the_training_that_follows_a_restore() -> None:
