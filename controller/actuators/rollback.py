@@ -105,8 +105,6 @@ def _restore(run: Run, decision: Decision, target: Snapshot, data: str) -> list[
     return left_out
 
 
-
-
 @dataclass(slots=True)
 class Saved:
     """The state before the act, so that a failing part of it can be taken back."""
