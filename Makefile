@@ -16,7 +16,7 @@ READY := .venv/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --confcutdir=tests -n $(WORKERS)
 
 help:                ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 demo: $(READY)       ## a run that goes wrong, is caught and corrected, beside its uncorrected twin
 	$(BIN)/midcourse demo $(DEMO_ARGS)
