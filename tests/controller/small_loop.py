@@ -55,7 +55,7 @@ class Trace:
     rates: list[float] = field(default_factory=list)
     controller: Controller | None = None
     errors: int = 0
-    """Failed checkpoints, as the metrics show them before the end."""
+    """Failed checkpoints, as the metrics show them."""
 
     def matches(self, other: Trace) -> bool:
         """Whether both ended with the same parameters, bit for bit."""
@@ -258,10 +258,10 @@ def train(
             rest[0].step()
         if evaluate is not None:
             evaluate()
+    accelerator.end_training()
     if controller is not None and controller._records is not None:
         shown = controller._records.metrics.collect()
         errors = next(family for family in shown if family.name == "midcourse_errors")
         trace.errors = round(sum(s.value for s in errors.samples if s.labels["component"] == "checkpoint"))
-    accelerator.end_training()
     trace.parameters = [full(p) for p in model.parameters()]
     return trace

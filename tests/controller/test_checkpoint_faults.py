@@ -1,4 +1,4 @@
-"""Disks that fill up, turn read-only or lose what was written: training goes on and the last checkpoint serves."""
+"""Disks that fill up, turn read-only or lose what was written: training goes on, an older state serves."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def test_a_disk_that_takes_no_more_is_told_and_the_run_goes_on(tmp_path: Path, f
     size = "3m" if fault == "full" else "100m"
     mount = f"mount -t tmpfs -o size={size} tmpfs {run / 'checkpoints'}"
     own_mounts = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-    if shutil.which("unshare") is None or subprocess.run([*own_mounts, mount], capture_output=True).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*own_mounts, mount], capture_output=True).returncode
+    ):
         pytest.skip("this machine lets nobody mount a tmpfs of one's own")
     script = tmp_path / "script.py"
     script.write_text(ON_A_TMPFS)

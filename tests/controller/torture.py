@@ -5,9 +5,10 @@
     python tests/controller/torture.py --kills 200             one process
     python tests/controller/torture.py --kills 50 --ranks 2    two, with gloo
 
-The run draws from a mixture, is rolled back twice, has its learning rate cut and a source quarantined. A life
-ends by SIGKILL after a random while, every third one in the middle of writing a checkpoint. When a run comes to
-its end its parameters are held, bit for bit, against those of a run that nobody disturbed, and the next begins.
+The run draws from a mixture, is rolled back twice, has its learning rate cut and a source quarantined. A
+life ends by SIGKILL after a random while, every third one in the middle of writing a checkpoint. When a run
+comes to its end its parameters are held, bit for bit, against those of a run that nobody disturbed, and the
+next begins.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def train_once(folder: Path, rank: int, ranks: int, store: Path) -> None:
 def _join(rank: int, ranks: int, store: Path) -> None:
     import torch.distributed as dist
 
-    os.environ.update(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank))
+    os.environ.update(
+        WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks), RANK=str(rank), LOCAL_RANK=str(rank)
+    )
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")  # Accelerate reads them; nobody listens
     dist.init_process_group(
         "gloo", init_method=store.as_uri(), rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
@@ -114,7 +117,9 @@ class Torture:
     """
 
     def __init__(self, folder: Path, ranks: int = 1, seed: int = 0) -> None:
-        _CONTEXT.set_forkserver_preload(["torch", "accelerate", "midcourse.controller.controller", "small_loop"])
+        _CONTEXT.set_forkserver_preload(
+            ["torch", "accelerate", "midcourse.controller.controller", "small_loop"]
+        )
         self.tally = Tally()
         self._folder = folder
         self._ranks = ranks
@@ -214,8 +219,9 @@ def main() -> None:
         torture.kill(given.kills)
     tally = torture.tally
     print(
-        f"{tally.kills} kills, {tally.in_writing} of them in the middle of writing a checkpoint, in {tally.lives} "
-        f"lives of {tally.runs} runs with {given.ranks} process(es): each ended bit for bit as if undisturbed"
+        f"{tally.kills} kills, {tally.in_writing} of them in the middle of writing a checkpoint, in "
+        f"{tally.lives} lives of {tally.runs} runs with {given.ranks} process(es): each "
+        "ended bit for bit as if undisturbed"
     )
 
 
