@@ -86,8 +86,15 @@ def put_in_place(
     """
     snapshot, own = parcel.snapshot, parcel.own
     moment = snapshot.moment
-    _compare(run, parcel)
-    run.state.restore(snapshot.tensors, snapshot.small, rewind=True)
+    if parcel.beside is None:
+        _compare(run, parcel)
+        tensors = snapshot.tensors
+    else:
+        accelerator = run.accelerator
+        # The class's own: the instance's is watched for what the loop itself loads.
+        type(accelerator).load_state(accelerator, str(run.checkpoints.folder / name / parcel.beside))
+        tensors = [tensor.clone() for tensor in run.state.tensors()]
+    run.state.restore(tensors, snapshot.small, rewind=True)
     run.clock.tick, run.clock.step, run.clock.branch = moment.tick, moment.step, moment.branch
     run.detectors.load_state_dict(moment.detectors)
     for label, part in parts.items():

@@ -55,15 +55,25 @@ class SnapshotPlan:
     store: Store = Store.HOST
 
 
+class CheckpointFormat(Enum):
+    """Who writes a durable checkpoint's tensors."""
+
+    MIDCOURSE = "midcourse"
+    ACCELERATE = "accelerate"
+
+
 @dataclass(frozen=True, slots=True)
 class CheckpointPlan:
     """Which durable checkpoints are written besides those that an act asks for.
 
     ``every`` is in ticks (None: none are); ``keep`` is how many of them stay, the newest good one besides.
+    ``format`` ACCELERATE has ``accelerator.save_state`` write them, which the training waits for; a run is
+    resumed from them, and no rollback returns to one.
     """
 
     every: int | None = None
     keep: int = 3
+    format: CheckpointFormat = CheckpointFormat.MIDCOURSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from .document import read_text
 from .model import DEFAULT_BUDGET as DEFAULT_BUDGET
 from .model import THIS as THIS
 from .model import Budget as Budget
+from .model import CheckpointFormat as CheckpointFormat
 from .model import CheckpointPlan as CheckpointPlan
 from .model import LimitResponse as LimitResponse
 from .model import Limits as Limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .document import Fault, Node, PolicyError, read_document
-from .model import CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan, Store
+from .model import CheckpointFormat, CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan, Store
 from .names import Signals
 from .schema_monitors import read_monitors
 from .schema_rules import Surroundings, read_rules
@@ -31,6 +31,7 @@ _CHECKPOINTS = Record(
     {
         "every": Field(OrNothing(Whole(1)), _CHECKPOINT_PLAN.every),
         "keep": Field(Whole(1, 1000), _CHECKPOINT_PLAN.keep),
+        "format": Field(Choice(CheckpointFormat), _CHECKPOINT_PLAN.format),
     },
     CheckpointPlan,
     prefix="checkpoints.",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...policies.model import CheckpointFormat
 from ...policies.types import Decision
 from ..clock import Clock
 from ..durable.checkpoints import Parcel
+from ..durable.taking import by_accelerate
 from ..ring import Snapshot
 from ..run import Run
 from .effect import Effect, Refused
@@ -57,6 +59,8 @@ def _save_good(run: Run, decision: Decision) -> Snapshot | None:
             target.wait()
             run.state.restore(target.tensors, target.small, rewind=True)
             kept = target
+        if run.checkpoints.plan.format is CheckpointFormat.ACCELERATE:
+            return by_accelerate(run, NAME, kept.moment)
         return Parcel(kept, run.state.labels(), run.own_state())
 
     clock = run.clock if target is None else Clock(target.tick, target.moment.step, target.moment.branch)

@@ -70,6 +70,8 @@ def _from_disk(run: Run, name: str) -> Snapshot | None:
     if parcel is None:
         run.checkpoints.forget(name, failure)
         return None
+    if parcel.beside is not None:
+        raise Refused(f"checkpoint {name!r} is in Accelerate's format: a run can only be resumed from it")
     return parcel.snapshot
 
 

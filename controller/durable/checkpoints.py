@@ -53,13 +53,15 @@ class Entry:
 class Parcel:
     """What is written: a training state with a label for each of its tensors, and what goes on besides.
 
-    ``done`` is called in the training thread once nothing is read from the snapshot any more.
+    ``done`` is called in the training thread once nothing is read from the snapshot any more. ``beside``
+    names the folder in which Accelerate keeps the tensors, if it does: the snapshot then has none.
     """
 
     snapshot: Snapshot
     labels: list[str]
     own: Mapping[str, Any]
     done: Callable[[], None] = lambda: None
+    beside: str | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +117,8 @@ class Checkpoints:
         done = _nothing
         try:
             parcel = take()
-            entry.good, done = parcel.snapshot.good, parcel.done
+            # Without tensors of its own it can be resumed from, and not returned to.
+            entry.good, done = parcel.snapshot.good and parcel.beside is None, parcel.done
             written = self._thread().submit(self._write, about, parcel)
         except Exception as error:  # noqa: BLE001 - the other processes are told when it is settled
             written = Future()
@@ -137,9 +140,12 @@ class Checkpoints:
             "small": snapshot.small,
             "good": snapshot.good,
             "own": parcel.own,
+            "beside": parcel.beside,
         }
         tensors = dict(zip(parcel.labels, snapshot.tensors, strict=True))
-        return write(self.folder / about.name, about, tensors, state)
+        folder = self.folder / about.name
+        own = parcel.beside is not None and about.rank == 0
+        return write(folder, about, tensors, state, folder / str(parcel.beside) if own else None)
 
     def poll(self) -> None:
         """Take note of what has been written meanwhile; costs nothing where there is nothing to note."""
@@ -204,7 +210,8 @@ class Checkpoints:
             )
         labels = state["labels"]
         kept = [tensors[label] for label in labels]
-        return Parcel(Snapshot(state["moment"], kept, state["small"], state["good"]), labels, state["own"])
+        snapshot = Snapshot(state["moment"], kept, state["small"], state["good"])
+        return Parcel(snapshot, labels, state["own"], beside=state["beside"])
 
     def read_together(self, name: str) -> tuple[Parcel | None, str]:
         """The same where every process can read its part; else None, and why one of them cannot."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,8 @@ FORMAT = 1
 
 FOLDER = "checkpoints"
 TENSORS, STATE = "safetensors", "state"
+BESIDE = "accelerate."
+"""Folders in which Accelerate keeps the tensors, where the user prefers that, begin so."""
 
 
 class DamagedCheckpoint(ValueError):
@@ -60,10 +63,17 @@ class Manifest:
         return sum(size for size, _ in (self.files or {}).values())
 
 
-def write(folder: Path, about: Manifest, tensors: Mapping[str, torch.Tensor], state: Any) -> Manifest:
+def write(
+    folder: Path,
+    about: Manifest,
+    tensors: Mapping[str, torch.Tensor],
+    state: Any,
+    beside: Path | None = None,
+) -> Manifest:
     """Put a part on disk; it is durable and complete when this returns.
 
-    An older part of the same name stays valid until the new one is complete, and is then removed.
+    An older part of the same name stays valid until the new one is complete, and is then removed. ``beside``
+    is a folder within ``folder`` that others have written, and that is to be part of it.
 
     Raises:
         OSError: the disk is full, read-only or gone; what was half written is removed.
@@ -79,11 +89,18 @@ def write(folder: Path, about: Manifest, tensors: Mapping[str, torch.Tensor], st
         name = f"{stem}.{STATE}"
         _put(folder / name, lambda path: torch.save(state, path))
         files[name] = facts_of(folder / name)
+        for path in sorted(beside.rglob("*")) if beside is not None else ():
+            if path.is_file():
+                _sync(path)
+                files[str(path.relative_to(folder))] = facts_of(path)
         manifest = put_manifest(folder, replace(about, files=files))
     except BaseException:
         _remove(folder, f"{stem}.")
         raise
     _remove(folder, f"rank-{about.rank}.", keep={*files, manifest_name(about.rank)})
+    for older in folder.glob(f"{BESIDE}*") if beside is not None else ():
+        if older != beside:
+            shutil.rmtree(older, ignore_errors=True)
     sync_folder(folder.parent)
     return manifest
 
@@ -136,6 +153,8 @@ def load(folder: Path, rank: int) -> tuple[Manifest, dict[str, torch.Tensor], An
         try:
             if facts_of(path) != expected:
                 raise DamagedCheckpoint(f"{path}: its checksum is not that of the manifest")
+            if path.parent != folder:
+                continue
             if name.endswith(TENSORS):
                 tensors = load_file(path)
             else:
@@ -173,8 +192,7 @@ def _put(path: Path, write_to: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         write_to(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(partial)
         partial.rename(path)
     except OSError:
         partial.unlink(missing_ok=True)
@@ -183,6 +201,11 @@ def _put(path: Path, write_to: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
         raise OSError(f"{path}: {error}") from error
     sync_folder(path.parent)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _remove(folder: Path, prefix: str, keep: Collection[str] = ()) -> None:

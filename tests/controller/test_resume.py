@@ -38,12 +38,15 @@ rules:
     verify: {within: 6, expect: trigger.value < 0.5}
 """
 
+SCHEDULES: dict[str, Any] = {
+    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.97**s),
+}
 LOOPS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mixture": {"mixture": True},
     "seedable": {"seedable": True},
     "accumulation": {"accumulation": 3, "epochs": 6},
-    "lambda": {"schedule": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.97**s)},
+    "lambda": {"schedule": SCHEDULES["lambda"]},
     "one cycle": {"schedule": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1e-2, total_steps=80)},
     "by epoch": {
         "schedule": lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
@@ -157,6 +160,22 @@ def test_a_chosen_checkpoint_is_gone_on_from_and_is_the_newest_from_then_on(tmp_
     assert resumed.matches(whole)
     with pytest.raises(ValueError, match="not among the checkpoints of this run"):
         train(broken, POLICY, resume=tmp_path / "whole" / "checkpoints" / "tick-00000020")
+
+
+@pytest.mark.parametrize("loop", [{}, {"mixture": True, "schedule": SCHEDULES["lambda"]}])
+def test_accelerates_own_format_can_be_resumed_from(tmp_path: Path, loop: dict[str, Any]) -> None:
+    policy = POLICY.replace("keep: 100", "keep: 2, format: accelerate")
+    whole = train(tmp_path / "whole", policy, **loop)
+    broken = tmp_path / "broken"
+    with pytest.raises(Died):
+        train(broken, policy, die_at=33, **loop)
+    assert any((broken / "checkpoints").glob("tick-00000030/accelerate.*/optimizer.bin"))
+    flip(next((broken / "checkpoints").glob("tick-00000030/accelerate.*/model.safetensors")))
+    resumed = train(broken, policy, resume="auto", **loop)
+    assert resumed.controller is not None
+    assert resumed.controller.resumed == 25
+    assert resumed.matches(whole)
+    assert len(list((broken / "checkpoints").iterdir())) == 2
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
