@@ -31,8 +31,9 @@ rules:
 """
 
 WARM_UP, ROLLBACKS, EVERY_TICKS = 60, 500, 3
-ALLOWED_BYTES_A_ROLLBACK = 64
-"""Less than the smallest thing that a rollback could leave behind, one window of batches."""
+ALLOWED_BYTES_A_ROLLBACK = 128
+"""Less than the smallest thing that a rollback could leave behind, one window of batches. Not 0: the lists
+that the loop itself keeps live on in blocks that our code allocated and freed."""
 
 
 def live_tensors() -> int:
@@ -74,11 +75,12 @@ def test_five_hundred_rollbacks_leave_nothing_behind(
     def count(*_: int) -> None:
         nonlocal told
         told += 1
+        if told == WARM_UP // 3:
+            tracemalloc.start()  # not before: the imports of the first steps would take minutes
         if told in (WARM_UP, turns):
             tensors.append(live_tensors())
             own.append(allocated())
 
-    tracemalloc.start()
     try:
         train(
             tmp_path,
