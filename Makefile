@@ -2,7 +2,7 @@
 # A fresh machine needs make and Python >= 3.11 only:  make demo   make test   make demo PYTHON=python3.12
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all lint types check bench bench-rollback clean
+.PHONY: help demo test test-slow test-all torture lint types check bench bench-rollback clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -16,7 +16,7 @@ READY := .venv/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --confcutdir=tests -n $(WORKERS)
 
 help:                ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 demo: $(READY)       ## a run that goes wrong, is caught and corrected, beside its uncorrected twin
 	$(BIN)/midcourse demo $(DEMO_ARGS)
@@ -29,6 +29,10 @@ test-slow: $(READY)  ## the others: whole runs, several processes, a real Promet
 
 test-all: $(READY)   ## both
 	$(PYTEST) $(PYTEST_ARGS)
+
+torture: $(READY)    ## kill a training run 200 times, then one of two processes 40 times
+	cd tests/controller && OMP_NUM_THREADS=1 ../../$(BIN)/python torture.py --kills 200
+	cd tests/controller && OMP_NUM_THREADS=1 ../../$(BIN)/python torture.py --kills 40 --ranks 2
 
 lint: $(READY)       ## ruff
 	$(BIN)/ruff check .

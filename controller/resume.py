@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .durable.checkpoints import Checkpoints, Entry, Parcel
-from .durable.files import DamagedCheckpoint, put_manifest, read_manifest
+from .durable.files import DamagedCheckpoint, read_manifest
 from .loader import Feed
 from .ranks import Ranks
 from .run import Run
@@ -95,13 +95,8 @@ def put_in_place(
             part.load_state_dict(own[label])
     assert moment.place is not None
     feed.resume(own["feed"], moment.place, moment.random_state)
-    checkpoints = run.checkpoints
     good = run.ranks.share(snapshot.good)
-    checkpoints.entries = [e for e in checkpoints.entries if e.name != name]
-    checkpoints.entries.append(Entry(name, moment.tick, moment.step, good))
-    # From now on this is the newest: what a course that was given up has left on disk is older.
-    folder = checkpoints.folder / name
-    put_manifest(folder, read_manifest(folder, run.ranks.rank))
+    run.checkpoints.gone_on_from(Entry(name, moment.tick, moment.step, good))
 
 
 def _compare(run: Run, parcel: Parcel) -> None:

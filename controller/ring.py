@@ -169,18 +169,32 @@ class Ring:
         for older in [s for s in self._snapshots if s.tick == moment.tick]:
             self._remove(older)
         self._make_room(moment.tick)
-        began = self._clock()
         try:
-            buffer = self._lend(tensors)
+            snapshot = self.snapshot(tensors, small, moment, changing)
         except NoMemory as error:
             self._run_short(moment.tick, error)
             return None
+        self._snapshots.append(snapshot)
+        return snapshot
+
+    def snapshot(
+        self,
+        tensors: Sequence[torch.Tensor],
+        small: SmallState,
+        moment: Moment,
+        changing: Callable[[], Collection[int]] | None = None,
+    ) -> Snapshot:
+        """One like ``take``'s that the ring does not keep; its tensors are given back by ``release``.
+
+        Raises:
+            NoMemory: there is no memory for it.
+        """
+        began = self._clock()
+        buffer = self._lend(tensors)
         ready = self._clock()
         complete = self._buffers.copy_beside(buffer, tensors, changing)
         self.making, self.stall = ready - began, self._clock() - ready
-        snapshot = Snapshot(moment, buffer, small, complete=complete)
-        self._snapshots.append(snapshot)
-        return snapshot
+        return Snapshot(moment, buffer, small, complete=complete)
 
     def settle(self) -> None:
         """Before an optimizer step: it comes after the copy of a snapshot that is still under way."""

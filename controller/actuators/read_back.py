@@ -33,9 +33,11 @@ def identical(live: Sequence[torch.Tensor], kept: Sequence[torch.Tensor]) -> boo
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
         ours, theirs = groups.setdefault((a.device, b.device, a.dtype), ([], []))
-        order = sorted(range(a.ndim), key=a.stride, reverse=True)
-        ours += _read(a, order)
-        theirs += _read(b, order)
+        if not a.is_contiguous():  # channels last, say: along its memory, so that nothing is moved
+            order = sorted(range(a.ndim), key=a.stride, reverse=True)
+            a, b = a.permute(order), b.permute(order)
+        ours += _read(a)
+        theirs += _read(b)
     # Joined where they lie, so that a device is sent one tensor and asked one question.
     return all(
         torch.equal(torch.cat(ours), torch.cat(theirs).to(device))
@@ -43,8 +45,6 @@ def identical(live: Sequence[torch.Tensor], kept: Sequence[torch.Tensor]) -> boo
     )
 
 
-def _read(tensor: torch.Tensor, order: list[int]) -> Parts:
-    """Bits of a tensor along its memory: what lies there in another order (channels last) is not moved."""
-    flat = tensor.detach().permute(order).reshape(-1)
-    bits = flat.view(_BITS.get(tensor.element_size(), torch.int64))
+def _read(tensor: torch.Tensor) -> Parts:
+    bits = tensor.reshape(-1).view(_BITS.get(tensor.element_size(), torch.int64))
     return [bits] if bits.numel() < WHOLE else [bits[::STRIDE], bits[-1:]]

@@ -112,8 +112,6 @@ def _forget_before_the_oldest(run: Run) -> None:
         run.feed.forget_before(min(places))
 
 
-
-
 @dataclass(slots=True)
 class Saved:
     """The state before the act, so that a failing part of it can be taken back.

@@ -14,7 +14,16 @@ from ...policies.model import CheckpointPlan
 from ..clock import Clock
 from ..ranks import Ranks
 from ..ring import Snapshot
-from .files import FOLDER, DamagedCheckpoint, Manifest, load, manifest_name, write
+from .files import (
+    FOLDER,
+    DamagedCheckpoint,
+    Manifest,
+    load,
+    manifest_name,
+    put_manifest,
+    read_manifest,
+    write,
+)
 
 log = logging.getLogger("midcourse")
 
@@ -150,15 +159,16 @@ class Checkpoints:
             why = "; ".join(failures) if self._ranks.world > 1 else str(pending.failure)
             self._fail(entry, why)
             return why
-        self.entries = [e for e in self.entries if e.name != entry.name] + [entry]
-        self.entries.sort(key=lambda e: e.tick)
+        self._take_in(entry)
         self._tell_written(entry, pending)
         self._prune(entry.tick)
         return None
 
     def close(self) -> None:
         """Wait for what is being written here; what the others wrote shows when the run is resumed."""
-        if self._pending is not None:
+        if self._ranks.world == 1:
+            self.settle()
+        elif self._pending is not None:
             pending = self._finish()
             if pending.failure is not None:
                 self._fail(pending.entry, pending.failure)
@@ -211,6 +221,19 @@ class Checkpoints:
         entry = self.named(name) or Entry(name, -1, -1, good=False)
         self.entries = [e for e in self.entries if e.name != name]
         self._fail(entry, why)
+
+    def gone_on_from(self, entry: Entry) -> None:
+        """The run was resumed from this one: what other courses have left on disk is older from now on."""
+        self._take_in(entry)
+        folder = self.folder / entry.name
+        try:
+            put_manifest(folder, read_manifest(folder, self._ranks.rank))
+        except (OSError, DamagedCheckpoint) as error:  # a disk that takes nothing more: it can still be read
+            self._fail(entry, f"it could not be marked as the newest: {error}")
+
+    def _take_in(self, entry: Entry) -> None:
+        self.entries = [e for e in self.entries if e.name != entry.name] + [entry]
+        self.entries.sort(key=lambda e: e.tick)
 
     def abandon_after(self, target: int, now: int) -> None:
         """The run went back to ``target``: later checkpoints are of a course that was given up.

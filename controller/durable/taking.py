@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..actuators.rollback import moment_of
 from ..loader import Feed, Place
-from ..ring import Snapshot
 from ..run import Run
 from .checkpoints import Parcel
 
@@ -21,8 +22,10 @@ def take(run: Run, name: str, feed: Feed | None, place: Place | None, *, good: b
     """
 
     def copied() -> Parcel:
-        buffer = run.ring.copy(run.state.tensors())
-        snapshot = Snapshot(moment_of(run, feed, place), buffer, run.state.small(), good)
-        return Parcel(snapshot, run.state.labels(), run.own_state(), lambda: run.ring.release(buffer))
+        moment = moment_of(run, feed, place)
+        snapshot = run.ring.snapshot(run.state.tensors(), run.state.small(), moment, run.state.changing)
+        snapshot.good = good
+        release = partial(run.ring.release, snapshot.tensors)
+        return Parcel(snapshot, run.state.labels(), run.own_state(), release)
 
     run.checkpoints.begin(name, run.clock, copied)

@@ -54,6 +54,8 @@ class Trace:
     parameters: list[torch.Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     controller: Controller | None = None
+    errors: int = 0
+    """Failed checkpoints, as the metrics show them."""
 
     def matches(self, other: Trace) -> bool:
         """Whether both ended with the same parameters, bit for bit."""
@@ -148,6 +150,7 @@ def train(
     schedule: Callable[[Any], Any] | None = None,
     per_epoch: bool = False,
     evaluate: Callable[[], None] | None = None,
+    also: dict[str, dict[int, float]] | None = None,
     die_at: int | None = None,
     peeks: bool = False,
     clips: bool = True,
@@ -157,7 +160,7 @@ def train(
     on_rollback: Callable[[int, int], None] | None = None,
     **kwargs: Any,
 ) -> Trace:
-    """Train a small network; ``triggers`` logs ``trigger`` at these ticks.
+    """Train a small network; ``triggers`` logs ``trigger`` at these ticks, ``also`` other signals.
 
     ``spoil(tick, loss)`` may change a tick's loss. At tick ``die_at`` the loop raises ``Died``. The first
     pass breaks off after ``break_off`` batches; a pass of the mixture has ``batches``. Without ``run_dir``
@@ -228,7 +231,8 @@ def train(
                     if clips:
                         accelerator.clip_grad_norm_(model.parameters(), 1.0)
                     if controller is not None:
-                        controller.log(trigger=(triggers or {}).get(tick + 1, 0.0))
+                        signals = {"trigger": triggers or {}, **(also or {})}
+                        controller.log(**{name: at.get(tick + 1, 0.0) for name, at in signals.items()})
                     tick += 1
                     trace.rates.append(chosen.param_groups[0]["lr"])
                 prepared.step()
@@ -255,5 +259,9 @@ def train(
         if evaluate is not None:
             evaluate()
     accelerator.end_training()
+    if controller is not None and controller._records is not None:
+        shown = controller._records.metrics.collect()
+        errors = next(family for family in shown if family.name == "midcourse_errors")
+        trace.errors = round(sum(s.value for s in errors.samples if s.labels["component"] == "checkpoint"))
     trace.parameters = [full(p) for p in model.parameters()]
     return trace

@@ -48,7 +48,7 @@ class LateDevice:
     def wait(self, event: LateEvent) -> None:
         self.log.append(f"{self._stream}: wait")
         if self._stream == "current":
-            event.synchronize()
+            self.work_until(event.number)
 
     def copy(self, to: list[torch.Tensor], live: list[torch.Tensor]) -> None:
         self.log.append(f"{self._stream}: copy {len(live)}")
@@ -69,13 +69,14 @@ class LateEvent:
     def __init__(self, device: LateDevice, number: int, at: float) -> None:
         self.at = at
         self._device = device
-        self._number = number
+        self.number = number
 
     def query(self) -> bool:
         return self._device.milliseconds >= self.at
 
     def synchronize(self) -> None:
-        self._device.work_until(self._number)
+        self._device.log.append("host: wait")
+        self._device.work_until(self.number)
 
     def elapsed_time(self, end_event: Any) -> float:
         return float(end_event.at - self.at)
@@ -136,6 +137,18 @@ def test_the_host_reads_a_snapshot_after_waiting_for_it(device: LateDevice) -> N
     assert taken.tensors[PARAMETER].tolist() == [1.0] * 3
 
 
+def test_a_snapshot_for_the_disk_is_complete_when_its_writer_has_waited(device: LateDevice) -> None:
+    ring, live = Ring(2, 10, buffers=buffers(device)), [torch.ones(3), torch.ones(3)]
+    moment = Moment(0, 0, 0, None, rng.capture())
+    for_disk = ring.snapshot(live, SMALL, moment, lambda: {BUFFER})
+    assert for_disk.tensors[PARAMETER].tolist() == [0.0] * 3
+    for_disk.wait()
+    assert for_disk.tensors[PARAMETER].tolist() == [1.0] * 3
+    assert len(ring) == 0
+    ring.release(for_disk.tensors)
+    assert ring.copy(live) is for_disk.tensors, "its buffer serves again"
+
+
 def test_the_state_before_an_act_is_kept_after_the_copy_that_is_under_way(device: LateDevice) -> None:
     ring, live = Ring(2, 10, buffers=buffers(device)), [torch.ones(3), torch.ones(3)]
     taken = take(ring, live)
@@ -185,3 +198,13 @@ def test_a_whole_run_does_as_it_does_without_a_side_stream(
     assert beside.matches(usual)
     assert "side: copy 0" not in device.log
     assert device.log.count("current: wait") > 2
+    assert device.log.count("host: wait") == 2, "once for each rollback, which reads the copy back"
+
+
+def test_the_host_of_a_run_that_is_let_be_waits_for_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: LateDevice
+) -> None:
+    monkeypatch.setattr(assembly, "buffers_for", lambda *_: buffers(device))
+    assert train(tmp_path, rollback_policy("replay")).matches(train())
+    assert device.log.count("side: copy 16") > 5
+    assert "host: wait" not in device.log
