@@ -48,6 +48,8 @@ def norm_share(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     One of ``n`` parts counts ``n``-fold in that mean, a tensor that all processes hold alike once: where
     nothing is spread the share is the norm itself.
     """
+    if not any(map(is_spread, tensors)):
+        return torch.nn.utils.get_total_norm(tensors)
     groups: dict[int, list[torch.Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(parts(tensor), []).append(local(tensor))

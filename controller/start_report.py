@@ -53,7 +53,7 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
     """Gather the report when the first batch has been trained on."""
     mixture = None if run.feed is None else run.feed.mixture
     sources = [] if mixture is None else list(mixture.names)
-    tensors = run.state.tensors()
+    tensors = run.state.tensors_as_they_stand()
     size = sum(t.numel() * t.element_size() for t in tensors)
     facts: dict[str, Any] = {
         "mode": mode.value,

@@ -98,10 +98,14 @@ class TrainingState:
     def tensors(self) -> list[torch.Tensor]:
         """Parameters, buffers (non-persistent too) and optimizer moments, in a fixed order.
 
-        Of what is spread over the processes these are the parts of this one.
+        Of what is spread over the processes these are the parts of this one: all have to ask alike.
         """
         for model in self._accelerator._models:
             give_up_gathered(model)
+        return self.tensors_as_they_stand()
+
+    def tensors_as_they_stand(self) -> list[torch.Tensor]:
+        """The same for one process alone, to look at: it may find whole parameters where parts are kept."""
         return [
             *map(local, self._all_parameters()),
             *(local(b) for buffers in self._buffers() for b in buffers.values() if b is not None),

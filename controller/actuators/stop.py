@@ -26,7 +26,7 @@ def stop(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     Raises:
         OSError: the disk of some process did not take it.
     """
-    before = Saved.of(run, rewinds=False)
+    before = run.ranks.together(lambda: Saved.of(run, rewinds=False))
     target = before.or_put_back(run, lambda: _save_good(run, decision))
     path = run.checkpoints.folder / NAME
     saved = "the present state" if target is None else f"the good state of step {target.moment.step}"

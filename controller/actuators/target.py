@@ -23,7 +23,7 @@ def find_target(run: Run, decision: Decision, to: Any) -> Snapshot:
     """
     _keep_common(run)
     while True:
-        tick, name = run.ranks.share(_choose(run, decision, to) if run.ranks.main else None)
+        tick, name = run.ranks.ask_main(lambda: _choose(run, decision, to))
         if name is not None:
             snapshot = _from_disk(run, name)
         else:

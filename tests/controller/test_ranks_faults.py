@@ -77,8 +77,8 @@ ACTS = {
         "midcourse.controller.actuators.rollback.moment_of",
         "rollback: {to: last_good, data: skip}",
     ),
-    "checkpoint": ("accelerate.Accelerator.save_state", "checkpoint: {}"),
-    "stop": ("accelerate.Accelerator.save_state", "stop: {}"),
+    "checkpoint": ("midcourse.controller.durable.checkpoints.write", "checkpoint: {}"),
+    "stop": ("midcourse.controller.durable.checkpoints.write", "stop: {}"),
     "stop-saving": ("midcourse.controller.actuators.rollback.moment_of", "stop: {}"),
     "reweight": ("midcourse.controller.mix.Mix.apply_now", "reweight: {source: b, to: 0}"),
     "compound": (
@@ -139,7 +139,7 @@ def test_a_target_that_rank_0_cannot_find_makes_nobody_wait(
     ranks: Ranks, tmp_path: Path, actions: str
 ) -> None:
     plain = ranks.run(loop)
-    broken = "midcourse.controller.ring.Ring.at_or_before"
+    broken = "midcourse.controller.actuators.target._choose"
     policy = PULL.format(actions=actions)
     ran = ranks.run(breaks_once, tmp_path, broken, 0, policy, KeyError("a bug of ours"))
     check_taken_back(plain, ran, Status.FAILED, 0, "a bug of ours")

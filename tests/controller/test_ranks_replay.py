@@ -51,7 +51,7 @@ CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
         {"examples": 149, "seedable": True, "schedule": decaying, "per_epoch": True},
     ),
     "uneven-split-batches": (22, 4, {"examples": 149, "loading": {"split_batches": True}}),
-    "dispatched": (22, 8, {"loading": {"dispatch_batches": True, "split_batches": True}, "optimizer": FUSED}),
+    "dispatched": (22, 8, {"dispatched": True, "loading": {"split_batches": True}, "optimizer": FUSED}),
     "forward-without-backward": (17, 8, {"peeks": True}),
     "bfloat16": (22, 8, {"precision": "bf16", "seedable": True}),
     "compiled": (17, 8, {"compiled": True, "mixture": True}),
