@@ -292,6 +292,17 @@ class Controller:
         """A rewound pass went over into ``epoch``."""
         self._guarded(lambda cycle: cycle.crossed(feed, epoch))
 
+    def changed(self, feed: Feed) -> None:
+        """The data set gave another batch than before."""
+        epoch, batch = feed.last.key
+        log.warning(
+            "the training data set gave another batch than before at pass %d, batch %d: with random "
+            "augmentation inside it, or other data, what is trained on again is not the same",
+            epoch,
+            batch,
+        )
+        self._tell("data_changed", {"epoch": epoch, "batch": batch})
+
     def loaded(self, folder: str | None) -> None:
         """The loop loaded a checkpoint of its own."""
         self._guarded(Cycle.loaded)

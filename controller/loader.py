@@ -17,6 +17,7 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderDispatcher
 
 from . import rng, streams
+from .fingerprint import Fingerprint, fingerprint, same
 from .mixture import Mixture, find_mixture
 
 PASSES = 64
@@ -89,6 +90,10 @@ class Desk(Protocol):
         """A rewound pass has come to its end and ``epoch`` begins, without epoch-end code in between."""
         ...
 
+    def changed(self, feed: Feed) -> None:
+        """The first batch that was drawn again is not the one that was drawn at its place before."""
+        ...
+
 
 class Feed:
     """The batches of one prepared loader, pass after pass.
@@ -112,6 +117,8 @@ class Feed:
         self._next = 0
         self._rewound = False
         self._after_pull: rng.RandomState | None = None
+        self._batch: Any = None
+        self._seen: tuple[tuple[int, int], Fingerprint] | None = None
         self._serving = False
 
     @property
@@ -123,6 +130,10 @@ class Feed:
     def last(self) -> Place:
         """Where the batch that was pulled last came from."""
         return self._last
+
+    def fingerprint(self) -> Fingerprint:
+        """What the batch that was pulled last is known by."""
+        return fingerprint(self._batch)
 
     @property
     def serving(self) -> bool:
@@ -161,11 +172,17 @@ class Feed:
             "missed": set(self.missed),
         }
 
-    def resume(self, state: Mapping[str, Any], place: Place, random_state: rng.RandomState) -> None:
+    def resume(
+        self,
+        state: Mapping[str, Any],
+        place: Place,
+        random_state: rng.RandomState,
+        seen: Fingerprint | None,
+    ) -> None:
         """Go on as the feed of a process that has ended: the loop's next pass begins at ``place``."""
         self._passes, self._next = dict(state["passes"]), state["next"]
         self.left_out, self.missed = list(state["left_out"]), set(state["missed"])
-        self.rewind(place, random_state)
+        self.rewind(place, random_state, seen)
 
     def serve(self, skipped: int = 0) -> Iterator[Any]:
         """One pass of the user's loop from batch ``skipped`` on; after a rewind, an earlier one's end too.
@@ -196,8 +213,12 @@ class Feed:
             self._serving = False
             self._batches = iter(())
 
-    def rewind(self, place: Place, random_state: rng.RandomState) -> None:
+    def rewind(
+        self, place: Place, random_state: rng.RandomState, seen: Fingerprint | None = None
+    ) -> None:
         """Make ``place`` the next batch, with the random state in force once it is pulled.
+
+        ``seen`` is what the batch there was known by; the desk is told if it is another one now.
 
         Drawing the order anew consumes randomness: the random state of the moment is in force at once, and
         again after the first batch has come.
@@ -206,6 +227,7 @@ class Feed:
         self._open(place)
         rng.restore(random_state, self._generators)
         self._after_pull = random_state
+        self._seen = None if seen is None else (place.key, seen)
 
     def take_again(self, decision: str) -> None:
         """Leave nothing out any more for a decision that did not help: the data was not at fault."""
@@ -250,7 +272,17 @@ class Feed:
                 continue
             self.missed.discard(key)
             self._restore_random_state()
+            self._batch = batch
+            if self._seen is not None:
+                self._compare(key)
             return batch
+
+    def _compare(self, key: tuple[int, int]) -> None:
+        """Tell the desk if the first batch after a rewind is not what it was."""
+        assert self._seen is not None
+        (expected, seen), self._seen = self._seen, None
+        if key == expected and not same(seen, fingerprint(self._batch)):
+            self._desk.changed(self)
 
     def _restore_random_state(self) -> None:
         """A rewind is complete once its first batch has come, or the pass has none left."""

@@ -101,7 +101,7 @@ def put_in_place(
         if label in own:
             part.load_state_dict(own[label])
     assert moment.place is not None
-    feed.resume(own["feed"], moment.place, moment.random_state)
+    feed.resume(own["feed"], moment.place, moment.random_state, moment.batch)
     good = run.ranks.share(snapshot.good)
     run.checkpoints.gone_on_from(Entry(name, moment.tick, moment.step, good))
 

@@ -13,6 +13,7 @@ import torch
 
 from ..policies.model import Store
 from .buffers import Buffer, Buffers, NoMemory, buffers_for, shapes_of
+from .fingerprint import Fingerprint
 from .loader import Place
 from .rng import RandomState
 from .side_copy import Event
@@ -24,7 +25,7 @@ log = logging.getLogger("midcourse")
 
 @dataclass(slots=True)
 class Moment:
-    """Where the run stood when a snapshot was taken."""
+    """Where the run stood when a snapshot was taken; ``batch`` is what the batch at its place is known by."""
 
     tick: int
     step: int
@@ -33,6 +34,7 @@ class Moment:
     random_state: RandomState
     detectors: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    batch: Fingerprint | None = None
 
 
 @dataclass(slots=True, eq=False)

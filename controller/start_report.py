@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..policies.policy import Mode, Policy
+from ..policies.policy import CheckpointFormat, Mode, Policy
 from . import streams
 from .run import Run
 
@@ -28,6 +28,15 @@ NEEDS_SCHEDULE = (
 )
 
 NO_SNAPSHOTS = "none are kept"
+NO_CHECKPOINTS = "none are written; checkpoints: {every: 1000} in the policy lets a run that dies be resumed"
+NOT_DETERMINISTIC = (
+    "kernels of this device may differ in the last bits from run to run: for replays that are exact, "
+    "torch.use_deterministic_algorithms(True)"
+)
+UNEVEN = (
+    "even_batches=False: a process that has fewer batches than the others would leave them waiting for its "
+    "signals; let all have as many"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +90,28 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
         f"data: {_data(sources, run)}",
         f"rollback goes on by {ways_on}",
         f"snapshots: {_snapshots(run, policy, tensors) if mode is Mode.ACT else NO_SNAPSHOTS}",
+        f"checkpoints: {_checkpoints(run)}",
         *notices,
     ]
+    if run.rewinds is None and run.accelerator.device.type != "cpu" and not _is_deterministic():
+        lines.append(NOT_DETERMINISTIC)
+    if run.ranks.world > 1 and not run.accelerator.even_batches:
+        lines.append(UNEVEN)
     return StartReport(facts, lines)
+
+
+def _checkpoints(run: Run) -> str:
+    plan = run.checkpoints.plan
+    if plan.every is None:
+        return NO_CHECKPOINTS
+    written = "in the background"
+    if plan.format is CheckpointFormat.ACCELERATE:
+        written = "by accelerator.save_state, which the training waits for"
+    return f"every {plan.every} ticks to {run.checkpoints.folder}, {written}; {plan.keep} are kept"
+
+
+def _is_deterministic() -> bool:
+    return torch.are_deterministic_algorithms_enabled()
 
 
 def _snapshots(run: Run, policy: Policy, tensors: list[torch.Tensor]) -> str:

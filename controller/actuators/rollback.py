@@ -77,6 +77,7 @@ def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
         rng.capture() if feed is None else feed.random_state(),
         run.detectors.state_dict(),
         run.detectors.facts(),
+        feed.fingerprint() if feed is not None and place is feed.last else None,
     )
 
 
@@ -100,7 +101,8 @@ def _restore(run: Run, decision: Decision, target: Snapshot, data: Data) -> None
     # The mixture's history goes first: opening the feed draws from it.
     if run.mix is not None:
         run.mix.rewind(moment.place, run.clock.tick + 1)
-    feed.rewind(moment.place, moment.random_state)
+    # Under other weights a mixture gives another batch there.
+    feed.rewind(moment.place, moment.random_state, moment.batch if run.mix is None else None)
 
 
 def _forget_before_the_oldest(run: Run) -> None:
