@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
+from .base import ScaledMonitor
 from .registry import make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading, Sample
 
@@ -79,6 +80,7 @@ class MonitorBank:
         self._said: set[str] = set()
         self._lateness: dict[str, int] = {}
         self._start()
+        self._share_scales()
 
     def _start(self) -> None:
         """Make all monitors that need no name to be seen first."""
@@ -165,6 +167,13 @@ class MonitorBank:
                     watch.monitor.load_state_dict(own["state"])
                 except BaseException as error:  # noqa: BLE001
                     self._fail(watch, error)
+        self._share_scales()
+
+    def _share_scales(self) -> None:
+        """Only now, when every monitor has a state of its own: what a state lacks starts anew, alone."""
+        for watches in (self._before_step, self._after_step):
+            for place, watch in enumerate(watches):
+                _share_scale(watch, watches[:place])
 
     def _add(self, name: str, instance: str, monitor: Monitor) -> _Watch:
         watch = _Watch(name, instance, monitor)
@@ -188,7 +197,8 @@ class MonitorBank:
     def _admit_instance(self, star: _Star, instance: str) -> None:
         name = star.spec.name
         if len(self.readings[name]) < MAX_INSTANCES:
-            self._add(name, instance, star.make(instance))
+            watch = self._add(name, instance, star.make(instance))
+            _share_scale(watch, self._before_step if watch.monitor.before_step else self._after_step)
         else:
             self._say(f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out")
 
@@ -214,3 +224,12 @@ class MonitorBank:
         if message not in self._said:
             self._said.add(message)
             self._errors.append(message)
+
+
+def _share_scale(watch: _Watch, others: Iterable[_Watch]) -> None:
+    """Have monitors that learn the same of a signal learn it once: that is most of their work."""
+    own = watch.monitor
+    for other in others:
+        theirs = other.monitor if other.error is None else None
+        if isinstance(own, ScaledMonitor) and isinstance(theirs, ScaledMonitor) and own.share_scale(theirs):
+            return
