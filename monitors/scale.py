@@ -74,9 +74,9 @@ class RobustScale:
             values.push(value, size)
             return None
         low, middle, high = values.quartiles()
-        floor = _FLOOR  # in log, 1e-3 is relative already
-        if not self._log:
-            floor = max(_FLOOR * abs(middle), _LEAST)
+        floor = _FLOOR if self._log else _FLOOR * abs(middle)  # in log, 1e-3 is relative already
+        if floor < _LEAST:
+            floor = _LEAST
         sigma = (high - low) / _IQR
         if self._differs:
             sigma = min(sigma, self._noise_by_difference(value, floor, size))

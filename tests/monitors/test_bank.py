@@ -262,3 +262,15 @@ def test_a_monitor_that_a_state_lacks_learns_anew_beside_one_that_it_has() -> No
     assert len(scales(later)) == 2
     readings = later.update(sample(20, loss=1.0))
     assert [readings[name][""].health for name in ("rise", "again")] == [Health.OK, Health.WARMUP]
+
+
+def test_news_is_a_health_that_changed_or_something_that_went_wrong(brittle: MonitorSpec) -> None:
+    bank = MonitorBank([GUARD, brittle])
+    told = []
+    for tick, loss in enumerate([1.0, 1.0, 1.0, 1.0, nan, nan]):
+        bank.news = False
+        bank.update(sample(tick, loss=loss))
+        told.append(bank.news)
+    assert told == [True, False, False, True, True, False]
+    bank.load_state_dict(bank.state_dict())
+    assert bank.news
