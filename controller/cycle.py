@@ -108,7 +108,7 @@ class Cycle:
             self._begin_tick()
         elif self._inside:
             return  # a closure's later evaluations are not the loss of this step
-        if _made_before(loss, self._pulled_at):
+        if self.run.clock.tick <= SETTLED and _made_before(loss, self._pulled_at):
             self._reads_ahead()
         self.recorder.backward(loss, self.run.accelerator.gradient_accumulation_steps, self.run.ranks.world)
 
@@ -187,13 +187,13 @@ class Cycle:
         self._heed(self._sample)
 
     def _control(self) -> float:
-        return float(self._orders.flags | self._snapshots.flags(self._orders.may_act))
+        return float(self._orders.flags | self._snapshots.flags(self._orders))
 
     def _heed(self, sample: Sample) -> None:
         """Read rank 0's flags off a reduced vector (a mean over ranks: only rank 0 gives a number)."""
-        flags = round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world)
-        self._orders.heed(flags)
-        self._snapshots.heed(flags)
+        if flags := round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world):
+            self._orders.heed(flags)
+            self._snapshots.heed(flags)
 
     # -- the backward half ------------------------------------------------------------------------
 
@@ -215,7 +215,8 @@ class Cycle:
         measured = {} if self._skipped else self._norms.after_step(run.clock.tick, self._step_seconds)
         self._account("signals", began)
         if self._vector is None:
-            sample.signals.update({name: float(value) for name, value in measured.items()})
+            for name, value in measured.items():
+                sample.signals[name] = float(value)
             self._orders.judge(sample)
         elif self._transport is not None:
             self._transport.send(sample, self.recorder.names, self._vector, measured)

@@ -219,8 +219,8 @@ class Feed:
                 continue
             key = self._place.key
             self._last = self._place
-            self._place = replace(self._place, batch=self._place.batch + 1)
-            if any(window.holds(key) for window in self.left_out):
+            self._place = Place(key[0], key[1] + 1, self._place.origin, self._place.iteration)
+            if self.left_out and any(window.holds(key) for window in self.left_out):
                 continue
             self._restore_random_state()
             return batch

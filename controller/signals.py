@@ -6,7 +6,6 @@ counts is packed, reduced over the processes (the tick's only collective) and re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,10 +60,10 @@ def count_examples(batch: Any) -> int:
     """Length of the first tensor in a batch of any shape; 0 where there is none (text, objects)."""
     if isinstance(batch, torch.Tensor):
         return batch.shape[0] if batch.ndim else 0
-    if isinstance(batch, Mapping):
+    if not isinstance(batch, (list, tuple)):
+        if not isinstance(batch, Mapping):
+            return 0
         batch = batch.values()
-    elif not isinstance(batch, (list, tuple)):
-        return 0
     return next(filter(None, map(count_examples, batch)), 0)
 
 
@@ -236,12 +235,8 @@ class Recorder:
 
 def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing."""
-    half = len(names)
-    return {
-        name: vector[i] / vector[half + i]
-        for i, name in enumerate(names)
-        if vector[half + i] > 0 or math.isnan(vector[half + i])
-    }
+    sums_and_counts = zip(names, vector, vector[len(names) :], strict=False)  # of the sums' own length
+    return {name: total / count for name, total, count in sums_and_counts if count > 0 or count != count}
 
 
 _SOURCES_AT = 3
