@@ -119,10 +119,12 @@ class Cycle:
         """
         if self.run.stopped is not None and not self._stop_told:
             raise TrainingStopped(self.run.stopped)
+        if self._begun and self._fed:
+            return
         pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
         known = self.run.feed
         idle = known is None or not known.serving
-        if self._begun and (self._fed or pulled is known or (pulled is None and not idle)):
+        if self._begun and (pulled is known or (pulled is None and not idle)):
             return
         self._on_feed(pulled)
         if self._ahead:

@@ -73,13 +73,16 @@ class RobustScale:
                 self._noise_by_difference(value, 0.0, size)
             values.push(value, size)
             return None
+        # Comparisons, not min() and max(): this runs for every monitor at every tick, and those are calls.
         low, middle, high = values.quartiles()
         floor = _FLOOR if self._log else _FLOOR * abs(middle)  # in log, 1e-3 is relative already
         if floor < _LEAST:
             floor = _LEAST
         sigma = (high - low) / _IQR
         if self._differs:
-            sigma = min(sigma, self._noise_by_difference(value, floor, size))
+            by_difference = self._noise_by_difference(value, floor, size)
+            if by_difference < sigma:
+                sigma = by_difference
         if sigma < floor:
             sigma = floor
         z = (value - middle) / sigma
@@ -132,10 +135,12 @@ class DifferencedScale(RobustScale):
 
     def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
         # Of the values themselves: those of winsorised ones shrink the noise, which winsorises the more.
-        differences = self._differences
+        differences, last = self._differences, self._last
         sigma = inf if len(differences) < self.warm_up - 1 else differences.median() / _DIFFERENCE
-        if self._last is not None:
-            differences.push(min(abs(value - self._last), 2 * _CLIP * max(sigma, floor)), size)
+        if last is not None:
+            most = 2 * _CLIP * (sigma if sigma > floor else floor)
+            change = abs(value - last)
+            differences.push(change if change < most else most, size)
         self._last = value
         return sigma
 
