@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -33,6 +33,9 @@ from .training_state import Stateful
 from .wrapping import Wrapping, is_instrumented
 
 log = logging.getLogger("midcourse")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TWO_OPTIMIZERS = (
     "two optimizers were prepared, so which one a policy steers is ambiguous: name it, "
@@ -261,7 +264,7 @@ class Controller:
 
     def before_step(self, *, closure: bool) -> None:
         """The optimizer's step begins."""
-        self._guarded(lambda cycle: cycle.before_step(closure=closure))
+        self._guarded(Cycle.before_step, closure=closure)
 
     def after_step(self) -> None:
         """The optimizer's step is done."""
@@ -274,23 +277,23 @@ class Controller:
 
     def requested(self, feed: Feed) -> bool:
         """The loop asks a loader for its next batch; False ends its pass."""
-        return self._guarded(lambda cycle: cycle.requested(feed)) is not False
+        return self._guarded(Cycle.requested, feed) is not False
 
     def pulled(self, feed: Feed, batch: Any) -> None:
         """The batch is on its way to the loop."""
-        self._guarded(lambda cycle: cycle.pulled(feed, batch))
+        self._guarded(Cycle.pulled, feed, batch)
 
     def entered(self, feed: Feed) -> None:
         """The loop begins a pass over a loader."""
-        self._guarded(lambda cycle: cycle.entered(feed))
+        self._guarded(Cycle.entered, feed)
 
     def left(self, feed: Feed) -> None:
         """The loop's pass over a loader is over."""
-        self._guarded(lambda cycle: cycle.left(feed))
+        self._guarded(Cycle.left, feed)
 
     def crossed(self, feed: Feed, epoch: int) -> None:
         """A rewound pass went over into ``epoch``."""
-        self._guarded(lambda cycle: cycle.crossed(feed, epoch))
+        self._guarded(Cycle.crossed, feed, epoch)
 
     def changed(self, feed: Feed) -> None:
         """The data set gave another batch than before."""
@@ -432,7 +435,7 @@ class Controller:
                     self._records.metrics.declare_sources(mixture.names)
 
     def _step_made(self, cycle: Cycle) -> None:
-        doubt = self._recorder.doubt
+        doubt = None if self._reported else self._recorder.doubt
         cycle.after_step()
         if not self._reported:
             self._reported = True
@@ -452,12 +455,14 @@ class Controller:
             tick = self._time.tick if self._cycle is None else self._cycle.run.clock.tick
             self._records.pilot.event(kind, tick, detail)
 
-    def _guarded(self, part: Callable[[Cycle], bool | None]) -> bool | None:
+    def _guarded(
+        self, part: Callable[Concatenate[Cycle, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
         """Run a part of the cycle; a failure of ours ends the watching, not the training (law 8)."""
         if self._cycle is None or self._closed:
             return None
         try:
-            return part(self._cycle)
+            return part(self._cycle, *args, **kwargs)
         except TrainingStopped:
             raise
         except Exception:

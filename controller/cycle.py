@@ -123,7 +123,7 @@ class Cycle:
             self._begin_tick()
         elif self._inside:
             return  # a closure's later evaluations are not the loss of this step
-        if _made_before(loss, self._pulled_at):
+        if self.run.clock.tick <= SETTLED and _made_before(loss, self._pulled_at):
             self._reads_ahead()
         self.recorder.backward(loss, self.run.accelerator.gradient_accumulation_steps, self.run.ranks.world)
 
@@ -134,10 +134,12 @@ class Cycle:
         """
         if self.run.stopped is not None and not self._stop_told:
             raise TrainingStopped(self.run.stopped)
+        if self._begun and self._fed:
+            return
         pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
         known = self.run.feed
         idle = known is None or not known.serving
-        if self._begun and (self._fed or pulled is known or (pulled is None and not idle)):
+        if self._begun and (pulled is known or (pulled is None and not idle)):
             return
         self._on_feed(pulled)
         if self._ahead:
@@ -207,7 +209,7 @@ class Cycle:
         self._heed(self._sample)
 
     def _control(self) -> float:
-        flags = self._orders.flags | self._snapshots.flags(self._orders.may_act)
+        flags = self._orders.flags | self._snapshots.flags(self._orders)
         if self.run.ranks.main:
             flags |= self._norms.flags(self._sample.tick)
         if self._termination.asked:
@@ -216,11 +218,11 @@ class Cycle:
 
     def _heed(self, sample: Sample) -> None:
         """Read rank 0's flags off a reduced vector (a mean over ranks), and whether any process is to end."""
-        flags = round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world)
-        self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
-        self._orders.heed(flags)
-        self._snapshots.heed(flags)
-        self._norms.heed(flags)
+        if flags := round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world):
+            self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
+            self._orders.heed(flags)
+            self._snapshots.heed(flags)
+            self._norms.heed(flags)
 
     # -- the backward half ------------------------------------------------------------------------
 
@@ -244,7 +246,8 @@ class Cycle:
         measured = {} if self._skipped else self._norms.after_step(run.clock.tick, self._step_seconds)
         self._account("signals", began)
         if self._vector is None:
-            sample.signals.update({name: float(value) for name, value in measured.items()})
+            for name, value in measured.items():
+                sample.signals[name] = float(value)
             self._orders.judge(sample)
         elif self._transport is not None:
             self._transport.send(sample, self.recorder.names, self._vector, measured)

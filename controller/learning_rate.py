@@ -27,30 +27,31 @@ class LearningRate:
         self._optimizer = optimizer
         self._layers = layers
         self._own: list[float | torch.Tensor] | None = None
-        self._multiplier = 1.0
         self.effective = float("nan")
+        self.multiplier = 1.0
+        """Effective over scheduled rate of the last update; 1 where nothing overrides it."""
 
     def scheduled(self) -> list[float]:
         """The user's own rate of each group, as the schedule left it."""
         if self._own is not None:
             return [float(rate) for rate in self._own]
-        return [_as_float(group["lr"]) for group in self._optimizer.param_groups]
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def apply(self, tick: int) -> None:
         """Put the effective rates in place for the step that begins now."""
         self.release()
         groups = self._optimizer.param_groups
         if not self._layers.touches(TARGET):
-            self.effective = _as_float(groups[0]["lr"])
-            self._multiplier = 1.0
+            self.effective = float(groups[0]["lr"])
+            self.multiplier = 1.0
             return
         rates = self.rates(tick)
         self._own = [_keep(group["lr"]) for group in groups]
         for group, rate in zip(groups, rates, strict=True):
             _write(group, rate)
-        self.effective = _as_float(groups[0]["lr"])
-        scheduled = _as_float(self._own[0])
-        self._multiplier = self.effective / scheduled if scheduled else 1.0
+        self.effective = float(groups[0]["lr"])
+        scheduled = float(self._own[0])
+        self.multiplier = self.effective / scheduled if scheduled else 1.0
 
     def release(self) -> None:
         """Put the user's own rates back; does nothing when none is replaced."""
@@ -72,15 +73,6 @@ class LearningRate:
             self._layers.value(TARGET, rate, tick, share)
             for rate, share in zip(scheduled, shares, strict=True)
         ]
-
-    @property
-    def multiplier(self) -> float:
-        """Effective over scheduled rate of the last update; 1 where nothing overrides it."""
-        return self._multiplier
-
-
-def _as_float(rate: Any) -> float:
-    return float(rate)
 
 
 def _keep(rate: Any) -> float | torch.Tensor:

@@ -265,9 +265,9 @@ class Feed:
                 self._cross(self._place.epoch + 1)
                 continue
             key = self._place.key
-            self._last = self._place
-            self._place = replace(self._place, batch=self._place.batch + 1)
-            if any(window.holds(key) for window in self.left_out):
+            here = self._last = self._place
+            self._place = Place(here.epoch, here.batch + 1, here.origin, here.iteration, here.stream)
+            if self.left_out and any(window.holds(key) for window in self.left_out):
                 self.missed.add(key)
                 continue
             self.missed.discard(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import product
@@ -82,7 +82,7 @@ class Metrics(Collector):
         self._actions = _zeros(sorted(actions), [item.value for item in Status])
         self._verdicts = _zeros(rules, [item.value for item in Result])
         self._errors = _zeros(COMPONENTS)
-        self._hook_seconds: Counter[tuple[str, ...]] = Counter()
+        self._hook_seconds: defaultdict[str, float] = defaultdict(float)
         self._snapshots = {"count": 0.0, "bytes": 0.0, "taken": 0.0, "seconds": 0.0}
         self._checkpoints = {"tick": -1.0, "bytes": 0.0, "written": 0.0}
         self._journal: _Store | None = None
@@ -163,7 +163,7 @@ class Metrics(Collector):
 
     def overhead(self, part: str, seconds: float) -> None:
         """Add to the time that a part of the hooks has taken."""
-        self._hook_seconds[(part,)] += seconds  # type: ignore[assignment]  # a Counter of seconds
+        self._hook_seconds[part] += seconds
 
     def serve(self, port: int, address: str = "127.0.0.1") -> int | None:
         """Serve ``/metrics`` from a thread; returns the port, which 0 leaves to the system.
@@ -258,7 +258,8 @@ class Metrics(Collector):
             yield _gauge("checkpoint_tick", help, (), [((), saved["tick"])])
         yield _gauge("checkpoint_bytes", "What it takes on disk here.", (), [((), saved["bytes"])])
         yield _counter("checkpoints_written", "Durable checkpoints written.", (), {(): saved["written"]})
-        yield _counter("hook_seconds", "Time spent in the hooks.", ("part",), self._hook_seconds)
+        spent: dict[tuple[str, ...], float] = {(part,): s for part, s in dict(self._hook_seconds).items()}
+        yield _counter("hook_seconds", "Time spent in the hooks.", ("part",), spent)
         yield _counter("errors", "Faults of Midcourse itself.", ("component",), self._errors)
         if self._journal is not None:
             yield _gauge("journal_bytes", "Size of the journal.", (), [((), self._journal.size_bytes)])

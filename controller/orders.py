@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..monitors.types import Sample
 from ..policies.types import Decision, Outcome, Result, Status, Verdict
@@ -21,6 +21,7 @@ from .run import Run
 
 log = logging.getLogger("midcourse")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 COMMAND = 1
@@ -31,11 +32,8 @@ COMMAND = 1
 class Order:
     """What rank 0 has all processes do at the next batch request."""
 
-    decision: Decision | None = None
-    verdicts: tuple[Verdict, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.decision is not None or bool(self.verdicts)
+    decision: Decision | None
+    verdicts: tuple[Verdict, ...]
 
 
 class Orders:
@@ -53,7 +51,8 @@ class Orders:
         self._run = run
         self._pilot = pilot
         self._metrics = metrics
-        self._pending = Order()
+        self._pending: Order | None = None
+        self._shown_multiplier: float | None = None
         self._shown_weights: Mapping[str, float] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class Orders:
     @property
     def flags(self) -> int:
         """What rank 0 puts into the control slot for the others."""
-        return COMMAND if self._pending else 0
+        return 0 if self._pending is None else COMMAND
 
     @property
     def may_act(self) -> bool:
@@ -80,7 +79,7 @@ class Orders:
 
     def guard(self, sample: Sample) -> bool:
         """Before the update: skip it where a rule says so; all ranks see the same numbers, rank 0 decides."""
-        decision = self._ask(lambda pilot: pilot.judge_step(sample))
+        decision = self._ask(Pilot.judge_step, sample)
         if self._run.ranks.world > 1:
             decision = self._share_if_suspicious(decision, sample)
         if decision is None:
@@ -92,14 +91,17 @@ class Orders:
 
     def judge(self, sample: Sample) -> None:
         """After the update: keep what is decided, unless the sample is of an abandoned branch."""
-        if self._pilot is None or sample.branch != self._run.clock.branch:
+        pilot = self._pilot
+        if pilot is None or sample.branch != self._run.clock.branch:
             return
-        judged = self._ask(lambda pilot: (*pilot.judge(sample), pilot.take_verdicts()))
+        judged = self._ask(Pilot.judge, sample)
         if judged is None:
             return
-        decision, self.healthy, verdicts = judged
+        decision, self.healthy = judged
         self._run.ring.judged(sample.tick, self.healthy)
-        self._hold(decision, verdicts)
+        verdicts = pilot.take_verdicts()
+        if decision is not None or verdicts:
+            self._hold(decision, verdicts)
 
     def obey(self) -> None:
         """Between two updates: do what is due, let ramps go on, show what is in force."""
@@ -107,8 +109,9 @@ class Orders:
         if self.due:
             self.due = False
             order = run.ranks.share(self._pending)
-            self._pending = Order()
-            self._do(order)
+            self._pending = None
+            if order is not None:
+                self._do(order)
         if run.mix is not None and run.stopped is None:
             run.mix.follow(run.clock.tick + 1)
         if self._metrics is not None:
@@ -116,19 +119,19 @@ class Orders:
 
     def drop(self, reason: str) -> None:
         """Nothing will be done any more about what was decided: it failed for this reason."""
-        decision, self._pending = self._pending.decision, Order()
+        order, self._pending = self._pending, None
         self.due = False
-        if decision is not None and self._pilot is not None:
-            self._pilot.settle(Outcome(decision.id, Status.FAILED, self._run.clock.tick, reason))
+        if order is not None and order.decision is not None and self._pilot is not None:
+            self._pilot.settle(Outcome(order.decision.id, Status.FAILED, self._run.clock.tick, reason))
 
-    def _ask(self, part: Callable[[Pilot], T]) -> T | None:
+    def _ask(self, part: Callable[Concatenate[Pilot, P], T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Have the pilot do its part; with several processes its failure ends the deciding alone."""
         if self._pilot is None:
             return None
         if self._run.ranks.world == 1:
-            return part(self._pilot)
+            return part(self._pilot, *args, **kwargs)
         try:
-            return part(self._pilot)
+            return part(self._pilot, *args, **kwargs)
         except Exception:
             log.exception("Midcourse failed: the training goes on, and nothing is decided any more")
             if self._metrics is not None:
@@ -151,7 +154,7 @@ class Orders:
     def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
         if self._pilot is None or (decision is None and not verdicts):
             return
-        kept = self._pending
+        kept = self._pending or Order(None, ())
         self._pending = Order(decision or kept.decision, (*kept.verdicts, *verdicts))
         self.due = self.due or self._run.ranks.world == 1
 
@@ -172,11 +175,14 @@ class Orders:
 
     def _carry_out(self, decision: Decision) -> Outcome:
         outcome = carry_out(self._run, decision)
-        self._ask(lambda pilot: pilot.settle(outcome))
+        self._ask(Pilot.settle, outcome)
         return outcome
 
     def _show_overrides(self, metrics: Metrics) -> None:
-        metrics.override("lr", self._run.learning_rate.multiplier)
+        multiplier = self._run.learning_rate.multiplier
+        if multiplier != self._shown_multiplier:
+            self._shown_multiplier = multiplier
+            metrics.override("lr", multiplier)
         mix = self._run.mix
         if mix is not None and mix.weights is not self._shown_weights:
             self._shown_weights = mix.weights

@@ -83,7 +83,8 @@ class Layers:
 
     def touches(self, target: str) -> bool:
         """Whether any layer is on the target."""
-        return any(layer.target == target for layer in self._layers)
+        # Mostly there are none at all.
+        return bool(self._layers) and any(layer.target == target for layer in self._layers)
 
     def setting(self, target: str, tick: int) -> tuple[float, float]:
         """Value and strength of the newest SET layer on the target; (0, 0) where there is none."""

@@ -42,7 +42,7 @@ class Pilot:
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
-        self._health: dict[tuple[str, str], Health] = {}
+        self._health: dict[str, dict[str, Health]] = {name: {} for name in self.bank.readings}
         self._decided: dict[str, Decision] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,8 +75,10 @@ class Pilot:
         sensed = self._clock()
         turn = self.engine.tick(sample, readings)
         decided = self._clock()
-        self._write(self._journal.sample, sample)
-        self._follow_health(sample, readings)
+        self._journal.sample(sample)
+        if self.bank.news:
+            self.bank.news = False
+            self._follow_health(sample, readings)
         decision = self._take(turn, sample)
         self._metrics.sample(sample, readings)
         ended = self._clock()
@@ -151,10 +153,11 @@ class Pilot:
 
     def _follow_health(self, sample: Sample, readings: Readings) -> None:
         for monitor, instances in readings.items():
+            known = self._health[monitor]
             for instance, reading in instances.items():
-                before = self._health.get((monitor, instance))
+                before = known.get(instance)
                 if reading.health is not before:
-                    self._health[monitor, instance] = reading.health
+                    known[instance] = reading.health
                     self._write(
                         self._journal.transition,
                         sample.tick,

@@ -229,7 +229,9 @@ class Ring:
 
     def judged(self, tick: int, healthy: bool) -> None:
         """All samples through ``tick`` have been judged: a snapshot of that tick is good if all was well."""
-        for snapshot in self._snapshots:
+        for snapshot in reversed(self._snapshots):
+            if snapshot.tick < tick:
+                return  # all others are older still
             if snapshot.tick == tick:
                 snapshot.good = healthy
 

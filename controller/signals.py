@@ -65,10 +65,10 @@ def count_examples(batch: Any) -> int:
     """Length of the first tensor in a batch of any shape; 0 where there is none (text, objects)."""
     if isinstance(batch, torch.Tensor):
         return batch.shape[0] if batch.ndim else 0
-    if isinstance(batch, Mapping):
+    if not isinstance(batch, (list, tuple)):
+        if not isinstance(batch, Mapping):
+            return 0
         batch = batch.values()
-    elif not isinstance(batch, (list, tuple)):
-        return 0
     return next(filter(None, map(count_examples, batch)), 0)
 
 
@@ -279,11 +279,9 @@ class Recorder:
 
 def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing."""
-    half = len(names)
     signals: dict[str, float] = {}
-    for i, name in enumerate(names):
-        total, count = vector[i], vector[half + i]
-        if not (count > 0 or math.isnan(count)):
+    for name, total, count in zip(names, vector, vector[len(names) :], strict=False):
+        if not (count > 0 or count != count):
             continue
         if name.endswith(SQUARED):
             signals[name.removesuffix(SQUARED)] = math.sqrt(total / count)

@@ -10,6 +10,7 @@ from typing import Any
 from .actuators.rollback import moment_of
 from .loader import PASSES, Feed
 from .metrics import Metrics
+from .orders import Orders
 from .run import Run
 
 log = logging.getLogger("midcourse")
@@ -49,11 +50,12 @@ class Snapshots:
         self._due, self._asked = state["due"], state["asked"]
         self._run.ring.last_tick = state["last_tick"]
 
-    def flags(self, worth_keeping: bool) -> int:
+    def flags(self, orders: Orders) -> int:
         """What rank 0 puts into the control slot, for the tick that is being made."""
-        wanted = worth_keeping and not self._asked and self._run.ring.due(self._run.clock.tick + 1)
-        self._asked = self._asked or wanted
-        return SNAPSHOT if wanted else 0
+        if self._asked or not self._run.ring.due(self._run.clock.tick + 1) or not orders.may_act:
+            return 0
+        self._asked = True
+        return SNAPSHOT
 
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector."""

@@ -200,4 +200,4 @@ class Wrapping:
 
 def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether ``step`` was given a closure; its first argument is the optimizer."""
-    return any(callable(part) for part in (*args[1:], kwargs.get("closure")))
+    return True in map(callable, (*args[1:], kwargs.get("closure")))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
+from .base import ScaledMonitor
 from .registry import make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading, Sample
 
@@ -22,10 +23,11 @@ _NUMBERS = ("value", "score", "threshold", "level", "noise")
 class _Watch:
     """One instance of a monitor; ``error`` says why it is out of service, if it is."""
 
-    __slots__ = ("error", "instance", "monitor", "name")
+    __slots__ = ("error", "instance", "monitor", "name", "readings")
 
-    def __init__(self, name: str, instance: str, monitor: Monitor) -> None:
+    def __init__(self, name: str, instance: str, monitor: Monitor, readings: dict[str, Reading]) -> None:
         self.name = name
+        self.readings = readings  # of all instances of the monitor
         self.instance = instance
         self.monitor = monitor
         self.error: str | None = None
@@ -78,11 +80,15 @@ class MonitorBank:
         self._errors: list[str] = []
         self._said: set[str] = set()
         self._lateness: dict[str, int] = {}
+        self.news = False
+        """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
         self._start()
+        self._share_scales()
 
     def _start(self) -> None:
         """Make all monitors that need no name to be seen first."""
         self.readings: Readings = {}
+        self._readings_before_step: Readings = {}
         self._before_step: list[_Watch] = []
         self._after_step: list[_Watch] = []
         self._stars: list[_Star] = []
@@ -103,7 +109,7 @@ class MonitorBank:
         self._admit(sample)
         self._update(self._before_step, sample)
         self._judged_tick = sample.tick
-        return {watch.name: self.readings[watch.name] for watch in self._before_step}
+        return self._readings_before_step
 
     def update(self, sample: Sample) -> Readings:
         """Update all others, and those too if ``judge_step`` has not seen this tick; returns all readings."""
@@ -121,7 +127,7 @@ class MonitorBank:
         """The finite numbers of all readings: ``facts["loss"]["level"]``, instances as ``name[instance]``."""
         facts: dict[str, dict[str, float]] = {}
         for watch in (*self._before_step, *self._after_step):
-            reading = self.readings[watch.name][watch.instance]
+            reading = watch.readings[watch.instance]
             numbers = {word: getattr(reading, word) for word in _NUMBERS}
             known = {word: number for word, number in numbers.items() if isfinite(number)}
             if known:
@@ -143,7 +149,7 @@ class MonitorBank:
                     own = watch.monitor.state_dict()
                 except BaseException as error:  # noqa: BLE001
                     self._fail(watch, error)
-            reading = self.readings[watch.name][watch.instance].to_json()
+            reading = watch.readings[watch.instance].to_json()
             state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
         return {"monitors": state}
 
@@ -158,18 +164,30 @@ class MonitorBank:
             if watch.instance not in saved.get(watch.name, {}):
                 continue
             own = saved[watch.name][watch.instance]
-            self.readings[watch.name][watch.instance] = Reading.from_json(own["reading"])
+            watch.readings[watch.instance] = Reading.from_json(own["reading"])
             watch.error = own["error"]
             if watch.error is None:
                 try:
                     watch.monitor.load_state_dict(own["state"])
                 except BaseException as error:  # noqa: BLE001
                     self._fail(watch, error)
+        self._share_scales()
+
+    def _share_scales(self) -> None:
+        """Only now, when every monitor has a state of its own: what a state lacks starts anew, alone."""
+        for watches in (self._before_step, self._after_step):
+            for place, watch in enumerate(watches):
+                _share_scale(watch, watches[:place])
 
     def _add(self, name: str, instance: str, monitor: Monitor) -> _Watch:
-        watch = _Watch(name, instance, monitor)
-        (self._before_step if monitor.before_step else self._after_step).append(watch)
-        self.readings[name][instance] = Reading(Health.WARMUP)
+        watch = _Watch(name, instance, monitor, self.readings[name])
+        if monitor.before_step:
+            self._before_step.append(watch)
+            self._readings_before_step[name] = watch.readings
+        else:
+            self._after_step.append(watch)
+        watch.readings[instance] = Reading(Health.WARMUP)
+        self.news = True
         return watch
 
     def _admit(self, sample: Sample) -> None:
@@ -188,16 +206,19 @@ class MonitorBank:
     def _admit_instance(self, star: _Star, instance: str) -> None:
         name = star.spec.name
         if len(self.readings[name]) < MAX_INSTANCES:
-            self._add(name, instance, star.make(instance))
+            watch = self._add(name, instance, star.make(instance))
+            _share_scale(watch, self._before_step if watch.monitor.before_step else self._after_step)
         else:
             self._say(f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out")
 
     def _update(self, watches: list[_Watch], sample: Sample) -> None:
-        readings = self.readings
         for watch in watches:
             if watch.error is None:
                 try:
-                    readings[watch.name][watch.instance] = watch.monitor.update(sample)
+                    reading = watch.monitor.update(sample)
+                    if reading.health is not watch.readings[watch.instance].health:
+                        self.news = True
+                    watch.readings[watch.instance] = reading
                 except BaseException as error:  # noqa: BLE001
                     self._fail(watch, error, sample.tick)
 
@@ -206,11 +227,22 @@ class MonitorBank:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error
         watch.error = f"{type(error).__name__}: {error}"
-        tick = max(tick, self.readings[watch.name][watch.instance].tick)
-        self.readings[watch.name][watch.instance] = Reading(Health.ERROR, tick, reason=watch.error)
+        tick = max(tick, watch.readings[watch.instance].tick)
+        self.news = True
+        watch.readings[watch.instance] = Reading(Health.ERROR, tick, reason=watch.error)
         self._say(f"monitor {watch.label} is out of service: {watch.error}")
 
     def _say(self, message: str) -> None:
         if message not in self._said:
             self._said.add(message)
+            self.news = True
             self._errors.append(message)
+
+
+def _share_scale(watch: _Watch, others: Iterable[_Watch]) -> None:
+    """Have monitors that learn the same of a signal learn it once: that is most of their work."""
+    own = watch.monitor
+    for other in others:
+        theirs = other.monitor if other.error is None else None
+        if isinstance(own, ScaledMonitor) and isinstance(theirs, ScaledMonitor) and own.share_scale(theirs):
+            return

@@ -144,13 +144,26 @@ class ScaledMonitor(SignalMonitor):
         self._scale = scale
         self._threshold = threshold
 
+    def share_scale(self, other: ScaledMonitor) -> bool:
+        """Go on with the scale of another monitor, if it has learnt the same from the same signal.
+
+        Each value is then taken in once; the state of each monitor stays complete.
+        """
+        if self._signal != other._signal or not self._scale.same_as(other._scale):
+            return False
+        self._scale = other._scale
+        return True
+
     @abstractmethod
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         """The score of a measurement, and while it alarms the tick at which the change began."""
 
     def _take(self, tick: int, value: float) -> Reading:
         scale = self._scale
-        z = scale.take(value)
+        if scale.tick != tick:  # else a monitor that shares the scale has given it the value
+            scale.z = scale.take(value)
+            scale.tick = tick
+        z = scale.z
         if z is None:
             return Reading(Health.WARMUP, tick, value)
         score, onset = self._judge(tick, z)

@@ -58,7 +58,7 @@ class Guard(BaseMonitor):
             if not -LARGEST < value < LARGEST:
                 self._reading = self._bad(sample.tick, name, value)
                 return self._reading
-            if name.startswith("grad_norm"):
+            if (value == 0.0 or self._zeros_in_a_row) and name.startswith("grad_norm"):
                 self._count_zero(value, sample.tick)
             if measured is None:
                 measured = value

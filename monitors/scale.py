@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import exp, inf, log, nan
-from typing import Any
+from typing import Any, ClassVar
 
 from .types import ParameterError
 from .window import SortedWindow
@@ -42,7 +42,8 @@ class RobustScale:
         ParameterError: the window is shorter than the warm-up, or that is too short.
     """
 
-    __slots__ = ("_count", "_log", "_values", "_window", "level", "noise", "warm_up")
+    __slots__ = ("_count", "_log", "_values", "_window", "level", "noise", "tick", "warm_up", "z")
+    _differs: ClassVar = False  # whether there is a second estimate of the noise
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         if warm_up < 8:
@@ -56,23 +57,34 @@ class RobustScale:
         self._log = log
         self.level = nan
         self.noise = nan
+        self.tick: int | None = None  # of the last value, and its z: told by those who share the scale
+        self.z: float | None = None
 
     def take(self, value: float) -> float | None:
         """Score a finite value against those before it, then take it in; None while warming up."""
         if self._log:
             value = log(max(value, _LEAST))
-        count, values = self._count, self._values
-        size = self._window
+        count, values, size = self._count, self._values, self._window
         if count < 2 * size:
             self._count = count + 1
             size = max(count // 2, self.warm_up)
         if count < self.warm_up:
-            self._noise_by_difference(value, 0.0, size)
+            if self._differs:
+                self._noise_by_difference(value, 0.0, size)
             values.push(value, size)
             return None
+        # Comparisons, not min() and max(): this runs for every monitor at every tick, and those are calls.
         low, middle, high = values.quartiles()
-        floor = _FLOOR if self._log else max(_FLOOR * abs(middle), _LEAST)  # in log, 1e-3 is relative already
-        sigma = max(min((high - low) / _IQR, self._noise_by_difference(value, floor, size)), floor)
+        floor = _FLOOR if self._log else _FLOOR * abs(middle)  # in log, 1e-3 is relative already
+        if floor < _LEAST:
+            floor = _LEAST
+        sigma = (high - low) / _IQR
+        if self._differs:
+            by_difference = self._noise_by_difference(value, floor, size)
+            if by_difference < sigma:
+                sigma = by_difference
+        if sigma < floor:
+            sigma = floor
         z = (value - middle) / sigma
         if z > _CLIP:
             value = middle + _CLIP * sigma
@@ -87,8 +99,13 @@ class RobustScale:
         return z
 
     def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
-        """A second estimate of the noise of the values so far; called once with every value."""
+        """The second estimate, from the values so far; called once with every value."""
         return inf
+
+    def same_as(self, other: RobustScale) -> bool:
+        """Whether another scale says the same of all values to come."""
+        own = (type(self), self._window, self.warm_up, self._log, self.tick, self.state_dict())
+        return own == (type(other), other._window, other.warm_up, other._log, other.tick, other.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The values that count, in order of arrival; level and noise come with the next one."""
@@ -98,6 +115,7 @@ class RobustScale:
         """Take over a state of a scale with the same arguments."""
         self._count = state["count"]
         self._values = SortedWindow(state["values"])
+        self.tick = None
 
 
 class DifferencedScale(RobustScale):
@@ -108,6 +126,7 @@ class DifferencedScale(RobustScale):
     """
 
     __slots__ = ("_differences", "_last")
+    _differs = True
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         super().__init__(window, warm_up, log)
@@ -116,10 +135,12 @@ class DifferencedScale(RobustScale):
 
     def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
         # Of the values themselves: those of winsorised ones shrink the noise, which winsorises the more.
-        differences = self._differences
+        differences, last = self._differences, self._last
         sigma = inf if len(differences) < self.warm_up - 1 else differences.median() / _DIFFERENCE
-        if self._last is not None:
-            differences.push(min(abs(value - self._last), 2 * _CLIP * max(sigma, floor)), size)
+        if last is not None:
+            most = 2 * _CLIP * (sigma if sigma > floor else floor)
+            change = abs(value - last)
+            differences.push(change if change < most else most, size)
         self._last = value
         return sigma
 

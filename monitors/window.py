@@ -43,7 +43,7 @@ class SortedWindow:
         """
         ordered = self._sorted
         last = len(ordered) - 1
-        at, part = divmod(last, 4)
+        at, part = last // 4, last % 4
         low, middle, high = ordered[at], ordered[last // 2], ordered[last - at]
         if part:
             low += (ordered[at + 1] - low) * part / 4

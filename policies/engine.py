@@ -99,11 +99,11 @@ class Engine:
     @property
     def suspects(self) -> bool:
         """Whether some rule's condition holds and nothing has been done about it: no state to return to."""
-        return any(
-            machine.phase in (Phase.PENDING, Phase.FIRING)
-            for lane in self._lanes.values()
-            for machine in lane.machines.values()
-        )
+        for lane in self._lanes.values():
+            for machine in lane.machines.values():
+                if machine.phase is Phase.PENDING or machine.phase is Phase.FIRING:
+                    return True
+        return False
 
     def judge_step(self, sample: Sample, readings: Readings) -> Turn:
         """Evaluate the rules that can still keep the optimizer from stepping.
@@ -179,8 +179,9 @@ class Engine:
                 machine = machine or lane.machine(instance)
                 if self._advance(machine, holds, now):
                     wishes.append((-self._strength(machine, now), lane.place, instance, machine))
-        for *_, machine in sorted(wishes, key=lambda wish: wish[:3]):
-            self._grant(machine, now)
+        if wishes:
+            for *_, machine in sorted(wishes, key=lambda wish: wish[:3]):
+                self._grant(machine, now)
 
     def _advance(self, machine: Machine, holds: bool | None, now: _Now) -> bool:
         tick, before = now.sample.tick, machine.phase

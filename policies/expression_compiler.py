@@ -119,8 +119,7 @@ class _Compiler:
             foreach=names.foreach,
             uses_before="before" in names.places,
             uses_target="target" in names.places,
-            holds=_code(condition.holds),
-            fails=_code(condition.fails),
+            verdict=_code(f"True if {condition.holds} else False if {condition.fails} else None"),
             operands=_code(f"{{{operands}}}"),
         )
 

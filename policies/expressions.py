@@ -36,8 +36,8 @@ class Expression:
     readings as well as in ``before.*`` and ``target.*``. ``grouped`` are the monitors that it reads only by
     ``any``, ``all`` or ``count``; ``foreach`` is the monitor behind ``this``, if it says ``this``.
 
-    The code has two rails, each plain two-valued Python: ``holds`` is true where the condition is known to
-    hold, ``fails`` where it is known not to. A comparison with NaN is false on both, and
+    The code of ``verdict`` has two rails, each plain two-valued Python: one is true where the condition is
+    known to hold, the other where it is known to fail. A comparison with NaN is false on both, and
     that is all it takes to carry *unknown* at the speed of Python's own floats.
     """
 
@@ -48,8 +48,7 @@ class Expression:
     foreach: str | None
     uses_before: bool
     uses_target: bool
-    holds: Code = field(repr=False, compare=False)
-    fails: Code = field(repr=False, compare=False)
+    verdict: Code = field(repr=False, compare=False)
     operands: Code = field(repr=False, compare=False)
 
     @property
@@ -69,9 +68,8 @@ class Expression:
             target: the facts at the rollback's target, for ``target.*``.
         """
         try:
-            if self.holds(readings, instance, before, target):
-                return True
-            return False if self.fails(readings, instance, before, target) else None
+            said: bool | None = self.verdict(readings, instance, before, target)
+            return said
         except KeyError:  # something has not been measured yet: rare, so the usual call does not pay for it
             return self(self._completed(readings, instance), instance, before, target)
 

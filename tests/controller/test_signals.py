@@ -128,11 +128,20 @@ def test_sources_may_be_named_and_mistakes_are_told() -> None:
         Recorder().log_examples(torch.tensor([1.0]), torch.tensor([0]))
 
 
-@pytest.mark.parametrize("numbers", [[-1, 0], [0, 2]])
+def test_many_examples_add_up_as_few_do() -> None:
+    losses, numbers = torch.rand(1000, dtype=torch.float64), torch.arange(1000) % 2
+    whole, halves = Recorder(sources=("a", "b")), Recorder(sources=("a", "b"))
+    whole.log_examples(losses, numbers)
+    for some in range(0, 1000, 100):
+        halves.log_examples(losses[some : some + 100], numbers[some : some + 100])
+    assert measured(whole) == pytest.approx(measured(halves))
+
+
+@pytest.mark.parametrize("numbers", [[-1, 0], [0, 2], [-1, 0] * 200, [0, 2] * 200])
 def test_a_number_that_is_no_source_is_told(numbers: list[int]) -> None:
     recorder = Recorder(sources=("a", "b"))
     with pytest.raises(ValueError, match=rf"numbered 0 to 1, got {numbers[0]} to {numbers[1]}"):
-        recorder.log_examples(torch.tensor([1.0, 2.0]), torch.tensor(numbers))
+        recorder.log_examples(torch.ones(len(numbers)), torch.tensor(numbers))
     assert measured(recorder) == {}
 
 

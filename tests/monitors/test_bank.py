@@ -228,3 +228,49 @@ def test_a_bank_carried_through_json_reads_as_one_left_alone(
         assert plain(alone) == plain(traveller)
         assert alone.facts() == traveller.facts()
     assert alone.take_errors() == traveller.take_errors() == []
+
+
+def scales(bank: MonitorBank) -> set[int]:
+    return {id(watch.monitor._scale) for watch in bank._after_step}  # type: ignore[attr-defined]
+
+
+def test_monitors_that_learn_the_same_of_a_signal_learn_it_once_and_read_as_if_alone() -> None:
+    gross = MonitorSpec("gross", "sustained_rise", {**SOURCE.params, "slack": 4.0, "clip": 10.0})
+    other = MonitorSpec("other", "sustained_rise", {**SOURCE.params, "window": 32})
+    together, alone = MonitorBank([SOURCE, gross, other]), [MonitorBank([spec]) for spec in (SOURCE, gross)]
+    for tick in range(100):
+        value = nan if tick % 17 == 5 else tick % 7 + 50.0 * (tick > 80)
+        signals = {} if tick % 13 == 7 else {"loss/source=a": value, "loss/source=b": -value}
+        if tick == 50:
+            together = carried(together, [SOURCE, gross, other], [])
+        for bank in (together, *alone):
+            bank.update(Sample(tick, tick, 0, signals))
+        expected = {**plain(alone[0]), **plain(alone[1])}
+        assert {name: plain(together)[name] for name in expected} == expected
+    assert len(together._after_step) == 6
+    assert len(scales(together)) == 4
+    states = together.state_dict()["monitors"]
+    assert states["source"]["a"]["state"]["scale"] == states["gross"]["a"]["state"]["scale"]
+
+
+def test_a_monitor_that_a_state_lacks_learns_anew_beside_one_that_it_has() -> None:
+    again = MonitorSpec("again", "sustained_rise", RISE.params)
+    bank = MonitorBank([RISE])
+    for tick in range(20):
+        bank.update(sample(tick, loss=float(tick % 3)))
+    later = carried(bank, [RISE, again], [])
+    assert len(scales(later)) == 2
+    readings = later.update(sample(20, loss=1.0))
+    assert [readings[name][""].health for name in ("rise", "again")] == [Health.OK, Health.WARMUP]
+
+
+def test_news_is_a_health_that_changed_or_something_that_went_wrong(brittle: MonitorSpec) -> None:
+    bank = MonitorBank([GUARD, brittle])
+    told = []
+    for tick, loss in enumerate([1.0, 1.0, 1.0, 1.0, nan, nan]):
+        bank.news = False
+        bank.update(sample(tick, loss=loss))
+        told.append(bank.news)
+    assert told == [True, False, False, True, True, False]
+    bank.load_state_dict(bank.state_dict())
+    assert bank.news

@@ -346,7 +346,7 @@ def test_an_expectation_that_raises_is_an_error_and_the_run_goes_on(monkeypatch:
     def broken(*_: object) -> bool:
         raise OverflowError("too large")
 
-    object.__setattr__(expect, "holds", broken)
+    object.__setattr__(expect, "verdict", broken)
     turn = run.steps(20)
     assert verdicts(turn) == ["error"]
     assert turn.verdicts[0].reason == "a.level < 2: OverflowError: too large"
