@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_loop import train
+from small_loop import Died, train
 from torch.optim import lr_scheduler
 
 from midcourse.controller.journal.reader import JournalReader
@@ -108,3 +108,17 @@ def test_a_schedule_keeps_its_values_and_the_step_takes_them_times_the_layer(
     assert factors[TRIGGER : TRIGGER + HOLD] == [FACTOR] * HOLD
     assert factors[TRIGGER + HOLD + RAMP] == 1.0
     assert inside == [[rate * f for rate in both] for both, f in zip(outside, factors, strict=True)]
+
+
+@pytest.mark.parametrize("die_at", [31, 37], ids=["held", "ramping"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_so_it_does_in_a_run_that_is_resumed(tmp_path: Path, name: str, die_at: int) -> None:
+    policy = POLICY.format(data="replay") + "checkpoints: {every: 5, keep: 100}\n"
+    inside, outside = rates(name, tmp_path / "whole", policy, triggers={TRIGGER: 1.0})
+    with pytest.raises(Died):
+        rates(name, tmp_path / "broken", policy, triggers={TRIGGER: 1.0}, die_at=die_at)
+    rest_inside, rest_outside = rates(name, tmp_path / "broken", policy, resume="auto")
+    # The newest checkpoint before the end is that of the act itself, or five ticks after it.
+    assert len(rest_inside) == len(inside) - (TRIGGER if die_at == 31 else TRIGGER + 5)
+    assert rest_outside == outside[-len(rest_outside) :]
+    assert rest_inside == inside[-len(rest_inside) :]
