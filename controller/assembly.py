@@ -13,8 +13,8 @@ from .buffers import buffers_for
 from .clock import Clock, Trail
 from .cycle import Cycle, delays
 from .durable.checkpoints import Checkpoints
+from .feed import Feed
 from .learning_rate import LearningRate
-from .loader import Feed
 from .norms import Norms
 from .overrides import Layers
 from .ranks import Ranks

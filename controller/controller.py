@@ -19,7 +19,8 @@ from ..policies.policy import Policy, load_policy
 from .assembly import assemble_cycle, assemble_run
 from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
-from .loader import Feed, WatchedLoader
+from .feed import Feed
+from .loader import WatchedLoader
 from .loop import Counters, TrainingStopped
 from .mix import Mix
 from .ranks import Ranks

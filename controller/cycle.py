@@ -24,12 +24,13 @@ from ..monitors.types import Sample
 from ..policies.policy import Policy
 from .durable.checkpoints import automatic_name
 from .durable.taking import take
-from .loader import Feed, Place
+from .feed import Feed
 from .loop import TrainingStopped
 from .metrics import Metrics
 from .norms import Norms, gradient_norm
 from .orders import Orders
 from .pilot import Pilot
+from .places import Place
 from .run import Run
 from .signals import CONTROL, Recorder, count_examples, unpack
 from .snapshots import PassEnds, Snapshots

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .loader import Feed, Place
+from .feed import Feed
 from .mixture import Mixture
 from .overrides import Layers
+from .places import Place
 
 STAGE = 0.05
 """A ramp changes the mix in stages of this size: each change is an entry in the mixture's history."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from .durable.checkpoints import Checkpoints, Entry, Parcel
 from .durable.files import DamagedCheckpoint, read_manifest
-from .loader import Feed
+from .feed import Feed
 from .ranks import Ranks
 from .run import Run
 

@@ -14,7 +14,7 @@ import torch
 from ..policies.model import Store
 from .buffers import Buffer, Buffers, NoMemory, buffers_for, shapes_of
 from .fingerprint import Fingerprint
-from .loader import Place
+from .places import Place
 from .rng import RandomState
 from .side_copy import Event
 from .thinning import least_useful

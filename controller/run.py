@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from .clock import Clock, Trail
 from .durable.checkpoints import Checkpoints
+from .feed import Feed
 from .learning_rate import LearningRate
-from .loader import Feed
 from .mix import Mix
 from .overrides import Layers
 from .ranks import Ranks

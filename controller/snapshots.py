@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .actuators.rollback import moment_of
-from .loader import PASSES, Feed
+from .feed import Feed
 from .metrics import Metrics
 from .orders import Orders
+from .places import PASSES
 from .run import Run
 
 log = logging.getLogger("midcourse")

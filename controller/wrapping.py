@@ -15,7 +15,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.scheduler import AcceleratedScheduler
 from torch.utils.data import DataLoader
 
-from .loader import Desk, WatchedLoader
+from .feed import Desk
+from .loader import WatchedLoader
 
 
 class Listener(Desk, Protocol):

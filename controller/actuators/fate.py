@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ...policies.actions import Data
 from ...policies.types import Decision
-from ..loader import Place
+from ..places import Place
 from ..run import Run
 
 Key = tuple[int, int]

@@ -13,7 +13,8 @@ from ...policies.actions import Data
 from ...policies.types import Decision
 from .. import rng
 from ..clock import Clock
-from ..loader import Feed, Place, Window
+from ..feed import Feed
+from ..places import Place, Window
 from ..ring import Moment, Snapshot
 from ..run import Run
 from ..training_state import SmallState

@@ -7,7 +7,8 @@ from functools import partial
 
 from ...policies.model import CheckpointFormat
 from ..actuators.rollback import moment_of
-from ..loader import Feed, Place
+from ..feed import Feed
+from ..places import Place
 from ..ring import Moment, Snapshot
 from ..run import Run
 from .checkpoints import Parcel

@@ -14,9 +14,9 @@ from small_loop import Trace, train
 from midcourse.controller import orders, rng
 from midcourse.controller.actuators import act, rollback
 from midcourse.controller.actuators.effect import Refused
+from midcourse.controller.feed import Feed
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.learning_rate import LearningRate
-from midcourse.controller.loader import Feed
 from midcourse.controller.mix import Mix
 from midcourse.controller.overrides import Layers
 from midcourse.controller.ring import Ring

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_loop import BATCH, EXAMPLES, StatefulStream, train
 
-from midcourse.controller import loader, snapshots
+from midcourse.controller import feed, snapshots
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.policies.types import Status
 
@@ -45,7 +45,7 @@ def live_tensors() -> int:
 
 def allocated() -> int:
     """Bytes that Midcourse's own code has allocated and not given back."""
-    package = Path(loader.__file__).parents[1]
+    package = Path(feed.__file__).parents[1]
     rooms = ("controller", "policies", "monitors")
     ours = [tracemalloc.Filter(True, f"{package / room}/*") for room in rooms]
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(ours).traces)
@@ -65,7 +65,7 @@ def test_five_hundred_rollbacks_leave_nothing_behind(
     batches_a_turn: int,
 ) -> None:
     caplog.set_level(logging.ERROR, "midcourse")  # what is logged would be kept by the test itself
-    for room in (loader, snapshots):
+    for room in (feed, snapshots):
         monkeypatch.setattr(room, "PASSES", 4)  # so that as many are remembered soon
     turns = WARM_UP + ROLLBACKS
     tensors: list[int] = []

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from midcourse.controller import streams
 from midcourse.controller.actuators.act import ACTUATORS
+from midcourse.controller.feed import Feed
 from midcourse.controller.journal.reader import JournalReader
-from midcourse.controller.loader import Feed
 from midcourse.policies.types import Status
 
 torch.set_num_threads(1)
