@@ -77,6 +77,7 @@ class Ring:
         max_overhead: Share of the run that taking snapshots may stall.
         clock: Seconds; injected for tests.
         buffers: The memory that they lie in; None: the host's, for tensors of the host.
+        spares: Buffers besides: one for the state before an act, one for a checkpoint while it is written.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Ring:
         max_overhead: float = 0.01,
         clock: Callable[[], float] = time.perf_counter,
         buffers: Buffers | None = None,
+        spares: int = 1,
     ) -> None:
         self.keep = keep
+        self.spares = spares
         self.reach = reach
         self.stall = self.making = 0.0
         self._base = every or max(1, round(reach / 2 ** (keep - 1)))
@@ -119,8 +122,8 @@ class Ring:
         return sum(map(self._buffers.bytes_of, kept))
 
     def bytes_when_full(self, tensors: Iterable[torch.Tensor]) -> int:
-        """Memory that ``keep`` snapshots of these tensors take, with the spare buffer of an act."""
-        return (self.keep + 1) * self._buffers.bytes_of(tensors) if self.keep else 0
+        """Memory that ``keep`` snapshots of these tensors take, with the spare buffers."""
+        return (self.keep + self.spares) * self._buffers.bytes_of(tensors) if self.keep else 0
 
     @property
     def cadence(self) -> int:
@@ -138,20 +141,18 @@ class Ring:
         how many processes of this run keep snapshots in the same memory.
         """
         size = self._buffers.bytes_of(tensors) * (1 + moments)
-        return self._lower(self._buffers.fitting(size, sharers) - 1, size) if size else None
+        return self._lower(self._buffers.fitting(size, sharers) - self.spares, size) if size else None
 
     def reserve(self, tensors: Sequence[torch.Tensor], sharers: int = 1) -> str | None:
-        """Make all the buffers of a full ring now that the state's shapes are known; says where it cannot.
-
-        One is for the state before an act.
-        """
+        """Make all the buffers of a full ring now that the state's shapes are known; says where it cannot."""
         if not self.keep:
             return None
         there = sum(shapes_of(s.tensors) == shapes_of(tensors) for s in self._snapshots)
         try:
-            self._buffers.reserve(tensors, self.keep + 1 - there, sharers)
+            self._buffers.reserve(tensors, self.keep + self.spares - there, sharers)
         except NoMemory:
-            return self._lower(there + len(self._buffers.spare) - 1, self._buffers.bytes_of(tensors))
+            made = there + len(self._buffers.spare)
+            return self._lower(made - self.spares, self._buffers.bytes_of(tensors))
         return None
 
     def take(
@@ -218,7 +219,7 @@ class Ring:
     def release(self, buffer: Buffer) -> None:
         """Give a buffer back for the next copy."""
         with self._lock:
-            self._buffers.release(buffer, self.keep + 1)
+            self._buffers.release(buffer, self.keep + self.spares)
 
     def adapt(self, step_seconds: float) -> None:
         """Follow the measured stall with the cadence."""

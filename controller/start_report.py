@@ -120,8 +120,8 @@ def _snapshots(run: Run, policy: Policy, tensors: list[torch.Tensor]) -> str:
         return NO_SNAPSHOTS
     whole = ring.bytes_when_full(tensors)
     return (
-        f"{ring.keep} of {whole / (ring.keep + 1) / 2**20:.1f} MiB in the memory of the "
-        f"{policy.snapshots.store.value}, {whole / 2**20:.1f} MiB when full with one to spare, "
+        f"{ring.keep} of {whole / (ring.keep + ring.spares) / 2**20:.1f} MiB in the memory of the "
+        f"{policy.snapshots.store.value}, {whole / 2**20:.1f} MiB when full with {ring.spares} to spare, "
         f"every {ring.cadence} ticks, reaching {ring.reach} back"
     )
 
