@@ -119,6 +119,11 @@ _ALONE = (
     MonitorSpec("", "sustained_rise", {"signal": "loss/source=*"}),
     MonitorSpec("", "sustained_rise", {"signal": "grad_norm"}),
     MonitorSpec("", "sustained_rise", {"signal": "update_ratio"}),
+    MonitorSpec("", "too_good", {"signal": "loss"}),
+    MonitorSpec("", "shift", {"signal": "grad_norm"}),
+    MonitorSpec("", "jump", {"signal": "param_norm"}),
+    MonitorSpec("", "jump", {"signal": "update_ratio"}),
+    MonitorSpec("", "frozen", {"signal": "update_ratio"}),
     MonitorSpec("", "guard", {}),
 )
 

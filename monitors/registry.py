@@ -5,11 +5,15 @@ from __future__ import annotations
 from .adwin import Adwin
 from .baseline import Baseline
 from .divergence import Divergence
+from .frozen import Frozen
 from .guard import Guard
+from .jump import Jump
 from .page_hinkley import PageHinkley
+from .shift import Shift
 from .spike import Spike
 from .stalled import Stalled
 from .sustained_rise import SustainedRise
+from .too_good import TooGood
 from .types import Monitor, MonitorSpec, ParameterError
 
 MONITORS: dict[str, type[Monitor]] = {
@@ -18,6 +22,10 @@ MONITORS: dict[str, type[Monitor]] = {
     "sustained_rise": SustainedRise,
     "divergence": Divergence,
     "stalled": Stalled,
+    "too_good": TooGood,
+    "shift": Shift,
+    "jump": Jump,
+    "frozen": Frozen,
     "adwin": Adwin,
     "page_hinkley": PageHinkley,
     "baseline": Baseline,

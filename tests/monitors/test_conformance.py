@@ -26,6 +26,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "sustained_rise in log": maker("sustained_rise", log=True, slack=0.5),
     "divergence in log": maker("divergence", log=True),
     "sustained_rise over 128": maker("sustained_rise", window=128),
+    "too_good in log": maker("too_good", log=True),
     "stalled in short blocks": maker("stalled", block=20),
 }
 CASES = [(name, check) for name, make in MAKERS.items() for check in yield_checks(make)]
