@@ -31,7 +31,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
@@ -43,8 +43,9 @@ import numpy as np
 from common import add_json_argument, columns, give, machine
 from peers import PEERS
 from runs import Run, faulty, recorded, synthetic
-from watches import POLICY_ACTS, POLICY_SEES, signal_of, watches
+from watches import ALONE, POLICY_ACTS, POLICY_SEES, signal_of, watches
 
+from midcourse.monitors.registry import make_monitor
 from midcourse.monitors.types import Sample
 
 STRETCH = 500  # samples between two looks at the clock
@@ -141,13 +142,16 @@ def detection(name: str, reports: Sequence[Report]) -> dict[str, Any] | None:
 
 
 def microseconds(run: Run) -> dict[str, float]:
-    """CPU time of an update, each watch alone in a loop; one of a star has one instance to look after."""
+    """CPU time of an update in a loop of its own: of a monitor itself, the policy with its engine, a peer."""
     taken: dict[str, float] = {}
     losses = run.signals["loss"]
     for name, each in watches(len(run)).items():
         if name == POLICY_SEES:  # a look at what the policy's monitors said, and no work of its own
             continue
         signal = signal_of(name).replace("*", "only")
+        update: Callable[[Sample], object] = each.update
+        if name in ALONE:
+            update = make_monitor(ALONE[name], signal if "*" in signal_of(name) else None).update
         samples = [
             Sample(tick, tick, 0, {signal: loss, "loss": loss})
             for tick, loss in enumerate(losses)
@@ -157,7 +161,7 @@ def microseconds(run: Run) -> dict[str, float]:
         for start in range(0, len(samples) - STRETCH + 1, STRETCH):
             began = time.thread_time()
             for sample in samples[start : start + STRETCH]:
-                each.update(sample)
+                update(sample)
             stretches.append(1e6 * (time.thread_time() - began) / STRETCH)
         taken[name] = round(median(stretches[len(stretches) // 4 :]), 2)
     return taken
