@@ -13,8 +13,8 @@ class Shift(ScaledMonitor):
     """Finds a signal that has gone to another level, above or below; made for the gradient norm.
 
     Two sums, S+ <- max(0, S+ + min(z, clip) - slack) and S- the same of -z; alarm where one is above the
-    threshold. Its score is the larger one, and the onset is the first measurement after that one was last 0: 3 too late
-    in the median of steps and ramps of many sizes, 25 in the 90th percentile.
+    threshold. Its score is the larger one, and the onset is the first measurement after that one was last 0:
+    3 too late in the median of steps and ramps of many sizes, 25 in the 90th percentile.
 
     A learning rate that is far too high often lowers the gradient norm first. Slack, threshold and clip
     are those of ``SustainedRise`` for a gradient norm. The window is short: over 512 values a gradient norm
