@@ -264,7 +264,8 @@ def _tiny_rows(judged: Mapping[str, Any], families: Sequence[str]) -> list[list[
                 and judged[name]["peer"] is peer
                 and name not in (POLICY_ACTS, POLICY_SEES)
             ]
-            cells.append(f"{min(group)[0]:g} {min(group)[1]}" if group else "-")
+            delay, name = min(group, key=lambda entry: entry[0], default=(None, ""))
+            cells.append("-" if delay is None else f"{delay:g} {name}")
         rows.append([family.removeprefix("tiny "), *cells])
     return rows
 

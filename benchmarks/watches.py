@@ -111,6 +111,7 @@ def changes_the_run(actions: Sequence[Action]) -> bool:
 
 
 _ALONE = (
+    MonitorSpec("", "guard", {}),
     *(
         MonitorSpec("", kind, {"signal": "loss"})
         for kind in ("spike", "divergence", "sustained_rise", "stalled")
@@ -124,7 +125,6 @@ _ALONE = (
     MonitorSpec("", "jump", {"signal": "param_norm"}),
     MonitorSpec("", "jump", {"signal": "update_ratio"}),
     MonitorSpec("", "frozen", {"signal": "update_ratio"}),
-    MonitorSpec("", "guard", {}),
 )
 
 ALONE = {f"{spec.type} {spec.params.get('signal', '')}".rstrip(): replace(spec, name="it") for spec in _ALONE}

@@ -7,7 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
-from .trend import TrendScale
+from .trend import FallingTrendScale
 
 
 class TooGood(ScaledMonitor):
@@ -16,8 +16,9 @@ class TooGood(ScaledMonitor):
     Before it is good news it is a reason to look: the same batch again and again is soon known by heart, an
     answer in the input is soon found. S <- max(0, S + min(-z, clip) - slack), alarm at S > threshold,
     where z says how far a value lies above the trend of those before it: without a trend, the mere fall of
-    a young run's loss alarms once in each. The onset is the first measurement after S was last 0: 4 too late
-    in the median of steps and ramps of many sizes, 29 in the 90th percentile.
+    a young run's loss alarms once in each. A rise is not expected to go on, so its end is none. The onset is
+    the first measurement after S was last 0: 4 too late in the median of steps and ramps of many sizes, 29
+    in the 90th percentile.
 
     Slack, threshold and clip are what was measured on a small transformer with a stuck loader (found in 10
     and 14 steps). The window is twice the 128 of that time, so that half of it holds a burst of 50 bad
@@ -45,7 +46,7 @@ class TooGood(ScaledMonitor):
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset
-    (298, 284)
+    (297, 284)
     """
 
     false_alarms_per_100k = 5.0
@@ -67,7 +68,8 @@ class TooGood(ScaledMonitor):
         stale_after: int = STALE_AFTER,
     ) -> None:
         self._cusum = Cusum(slack, threshold, clip)
-        super().__init__(signal, make_scale(signal, window, warm_up, log, TrendScale), threshold, stale_after)
+        scale = make_scale(signal, window, warm_up, log, FallingTrendScale)
+        super().__init__(signal, scale, threshold, stale_after)
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         score = self._cusum.add(tick, -z)

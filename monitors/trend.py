@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import exp, log
-from typing import Any
+from typing import Any, ClassVar
 
 from .scale import CLIP, FLOOR, IQR, LEAST, RobustScale
 from .window import SortedWindow
@@ -24,6 +24,7 @@ class TrendScale(RobustScale):
     """
 
     __slots__ = ("_missed_by", "_older")
+    _follows_rises: ClassVar = True
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         super().__init__(window, warm_up, log)
@@ -44,6 +45,8 @@ class TrendScale(RobustScale):
         if count >= self.warm_up:
             middle = newer.median()
             rise = middle - older.median()  # from half to half; the value comes half of a half later
+            if rise > 0.0 and not self._follows_rises:
+                rise = 0.0
             level = middle + rise / 2
             if count == self.warm_up:
                 self._look_back(middle, rise / half)
@@ -88,3 +91,10 @@ class TrendScale(RobustScale):
         super().load_state_dict(state)
         self._older = SortedWindow(state["older"])
         self._missed_by = SortedWindow(state["missed_by"])
+
+
+class FallingTrendScale(TrendScale):
+    """The same where a signal falls; a rise is not expected to go on, so that its end is no sudden fall."""
+
+    __slots__ = ()
+    _follows_rises = False

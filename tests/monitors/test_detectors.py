@@ -173,6 +173,12 @@ def test_only_a_fall_beyond_the_trend_is_too_good(seed: int) -> None:
     assert found[alarms(found)[0]].onset == pytest.approx(1500, abs=12)
 
 
+@pytest.mark.parametrize("length", [100, 400])
+def test_the_end_of_a_rise_is_not_too_good(length: int) -> None:
+    losses = [loss + 2 * min(1.0, max(0, t - 1500) / length) for t, loss in enumerate(healthy(2500, 3))]
+    assert alarms(feed(TooGood("loss"), losses)) == []
+
+
 def test_the_end_of_a_burst_of_bad_batches_is_not_too_good() -> None:
     losses = [loss + 4 * NOISE * (1500 <= tick < 1550) for tick, loss in enumerate(healthy(2000, 3))]
     assert alarms(feed(TooGood("loss"), losses)) == []
