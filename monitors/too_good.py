@@ -17,7 +17,7 @@ class TooGood(ScaledMonitor):
     answer in the input is soon found. S <- max(0, S + min(-z, clip) - slack), alarm at S > threshold,
     where z says how far a value lies above the trend of those before it: without a trend, the mere fall of
     a young run's loss alarms once in each. A rise is not expected to go on, so its end is none. The onset is
-    the first measurement after S was last 0: 4 too late in the median of steps and ramps of many sizes, 29
+    the first measurement after S was last 0: 2 too late in the median of steps and ramps of many sizes, 16
     in the 90th percentile.
 
     Slack, threshold and clip are what was measured on a small transformer with a stuck loader (found in 10
@@ -52,7 +52,7 @@ class TooGood(ScaledMonitor):
     false_alarms_per_100k = 5.0
     step_noises = -6.0
     step_delay = 20
-    lateness = 30
+    lateness = 20
     _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_cusum")
 
     def __init__(
