@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .cycle import Cycle
 from .durable.checkpoints import Checkpoints, Entry, Parcel
 from .durable.files import DamagedCheckpoint, read_manifest
 from .feed import Feed
+from .loader import WatchedLoader
+from .loop import Counters
 from .ranks import Ranks
+from .records import Records
 from .run import Run
 
 AUTO = "auto"
@@ -67,6 +71,55 @@ def _candidates(checkpoints: Checkpoints, ranks: Ranks) -> list[str]:
     everywhere = ranks.gather(written)
     common = set.intersection(*(set(names) for names in everywhere))
     return sorted(common, key=lambda name: -everywhere[0][name])
+
+
+def own_state(
+    cycle: Cycle, counters: Counters, records: Records | None, loaders: Sequence[WatchedLoader]
+) -> dict[str, Any]:
+    """What goes on from a durable checkpoint besides the training state."""
+    feed = cycle.run.feed
+    state: dict[str, Any] = {
+        name: part.state_dict() for name, part in _parts(cycle, counters, records).items()
+    }
+    if feed is not None:
+        state["feed"] = feed.state_dict()
+        state["loader"] = next(i for i, watched in enumerate(loaders) if watched.feed is feed)
+    return state
+
+
+def go_on(
+    ask: str | Path,
+    cycle: Cycle,
+    counters: Counters,
+    records: Records | None,
+    loaders: Sequence[WatchedLoader],
+) -> str | None:
+    """Put a prepared run where the checkpoint stands; returns its name, or None where there is none yet.
+
+    Raises:
+        ValueError: it cannot go on from there; the message says why and what helps.
+    """
+    run = cycle.run
+    chosen = choose(ask, run.checkpoints, run.ranks)
+    if chosen is None:
+        return None
+    name, parcel = chosen
+    if parcel.snapshot.moment.place is None or parcel.own["loader"] >= len(loaders):
+        raise ValueError(NEEDS_LOADER)
+    feed = loaders[parcel.own["loader"]].feed
+    cycle.resume(feed)
+    put_in_place(run, name, parcel, feed, _parts(cycle, counters, records))
+    return name
+
+
+def _parts(cycle: Cycle, counters: Counters, records: Records | None) -> dict[str, Any]:
+    run = cycle.run
+    parts = {**cycle.parts(), "counters": counters, "checkpoints": run.checkpoints}
+    if run.mix is not None:
+        parts["mix"] = run.mix
+    if records is not None:
+        parts["pilot"] = records.pilot
+    return parts
 
 
 def put_in_place(
