@@ -327,7 +327,8 @@ class Cycle:
     def entered(self, feed: Feed) -> None:
         """A pass begins."""
         if feed is self.run.feed:
-            self._pass_ends.entered(feed.place.epoch)
+            if not feed.place.batch:  # else one goes on that was begun before, without epoch-end code between
+                self._pass_ends.entered(feed.place.epoch)
             if self._metrics is not None:
                 self._metrics.epoch(feed.place.epoch)
 

@@ -61,16 +61,17 @@ def _only(path: Path, checkpoints: Checkpoints) -> tuple[str, Parcel]:
 
 def _candidates(checkpoints: Checkpoints, ranks: Ranks) -> list[str]:
     """Names that every process has a complete part of, the one that rank 0 wrote last first."""
+    stamps: dict[str, str] = {}
     written: dict[str, float] = {}
     folders = sorted(checkpoints.folder.iterdir()) if checkpoints.folder.is_dir() else []
     for folder in filter(Path.is_dir, folders):
         try:
-            written[folder.name] = read_manifest(folder, ranks.rank).written
+            manifest = read_manifest(folder, ranks.rank)
+            stamps[folder.name], written[folder.name] = manifest.stamp, manifest.written
         except DamagedCheckpoint as error:
             checkpoints.forget(folder.name, str(error))
-    everywhere = ranks.gather(written)
-    common = set.intersection(*(set(names) for names in everywhere))
-    return sorted(common, key=lambda name: -everywhere[0][name])
+    common = set.intersection(*(set(each.items()) for each in ranks.gather(stamps)))
+    return ranks.share(sorted((name for name, _ in common), key=lambda name: -written[name]))  # type: ignore[no-any-return]
 
 
 def own_state(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +63,7 @@ class Parcel:
     own: Mapping[str, Any]
     done: Callable[[], None] = lambda: None
     beside: str | None = None
+    stamp: str = ""
 
 
 @dataclass(slots=True)
@@ -111,7 +113,9 @@ class Checkpoints:
         """
         self.settle()
         entry = Entry(name, clock.tick, clock.step, good=False)
-        about = Manifest(name, clock.tick, clock.step, clock.branch, self._ranks.rank, self._ranks.world)
+        stamp = self._ranks.share(f"{time.time_ns():x}")
+        rank, world = self._ranks.rank, self._ranks.world
+        about = Manifest(name, clock.tick, clock.step, clock.branch, rank, world, stamp)
         self.last_tick = clock.tick
         written: Future[Manifest]
         done = _nothing
@@ -211,7 +215,7 @@ class Checkpoints:
         labels = state["labels"]
         kept = [tensors[label] for label in labels]
         snapshot = Snapshot(state["moment"], kept, state["small"], state["good"])
-        return Parcel(snapshot, labels, state["own"], beside=state["beside"])
+        return Parcel(snapshot, labels, state["own"], beside=state["beside"], stamp=manifest.stamp)
 
     def read_together(self, name: str) -> tuple[Parcel | None, str]:
         """The same where every process can read its part; else None, and why one of them cannot."""
@@ -220,7 +224,10 @@ class Checkpoints:
             parcel = self.read(name)
         except ValueError as error:
             failure = str(error)
-        failures = [why for why in self._ranks.gather(failure) if why]
+        answers = self._ranks.gather((failure, parcel and parcel.stamp))
+        failures = [why for why, _ in answers if why]
+        if not failures and len({stamp for _, stamp in answers}) > 1:
+            failures = [f"{self.folder / name}: its parts were not written at the same time"]
         return (None, failures[0]) if failures else (parcel, "")
 
     def forget(self, name: str, why: str) -> None:

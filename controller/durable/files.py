@@ -7,7 +7,7 @@
     RUN/checkpoints/NAME/rank-0.json                 the manifest, renamed into place last
 
 Each file is written under a temporary name, synced and renamed; the manifest names the others with their
-sizes and SHA-256, so that a part which is written anew (STAMP is the time) replaces the older one at once.
+sizes and SHA-256, so that a part which is written anew (under another STAMP) replaces the older one at once.
 A checkpoint without a readable manifest, or whose files differ from it, is none. The state is a pickle, as
 in Accelerate's own checkpoints: load only what your own runs have written.
 """
@@ -44,7 +44,9 @@ class DamagedCheckpoint(ValueError):
 class Manifest:
     """What a process says of its part of a checkpoint.
 
-    ``files`` maps names to size in bytes and SHA-256. ``written`` is Unix time.
+    ``stamp`` is the same in the parts of all processes, and another one each time a checkpoint is written:
+    parts that two attempts have left under one name are no checkpoint. ``files`` maps names to size in bytes
+    and SHA-256. ``written`` is Unix time.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Manifest:
     branch: int
     rank: int
     world: int
+    stamp: str
     written: float = 0.0
     files: Mapping[str, tuple[int, str]] | None = None
     format: int = FORMAT
@@ -79,7 +82,7 @@ def write(
         OSError: the disk is full, read-only or gone; what was half written is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"rank-{about.rank}.{time.time_ns():x}"
+    stem = f"rank-{about.rank}.{about.stamp}"
     files: dict[str, tuple[int, str]] = {}
     try:
         if tensors:
