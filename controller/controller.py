@@ -24,7 +24,7 @@ from .loop import Counters, TrainingStopped
 from .mix import Mix
 from .ranks import Ranks
 from .records import Records
-from .resume import NEEDS_COUNTER, NEEDS_LOADER, NEEDS_PREPARE, choose, put_in_place
+from .resume import NEEDS_COUNTER, NEEDS_COUNTER_FIRST, NEEDS_LOADER, NEEDS_PREPARE, choose, put_in_place
 from .run import Rollback, Run
 from .signals import Recorder
 from .start_report import report, why_not_rewind
@@ -139,8 +139,15 @@ class Controller:
             )
 
         self._records = self._ranks.together(lambda: open_records() if self._ranks.main else None)
-        self._counters = Counters(self._step, self._is_stopped, self._at_rest, self._go_on)
         self._termination = Termination()
+        self._counters = Counters(
+            self._step,
+            self._is_stopped,
+            self._at_rest,
+            self._go_on,
+            self._epoch_begins,
+            self._loop_ended,
+        )
         if resume is not None or self._policy.checkpoints.every is not None:
             self._termination.install()
         self._wrapping = Wrapping(accelerator, self)
@@ -289,7 +296,8 @@ class Controller:
 
     def left(self, feed: Feed) -> None:
         """The loop's pass over a loader is over."""
-        self._guarded(Cycle.left, feed)
+        # A loop that counts steps does not expect a pass without a batch, as the rest of this one would be.
+        self._guarded(Cycle.left, feed, saves=self._counters.by_epochs)
 
     def crossed(self, feed: Feed, epoch: int) -> None:
         """A rewound pass went over into ``epoch``."""
@@ -360,6 +368,7 @@ class Controller:
         assert self._cycle is not None
         feed = self._cycle.run.feed
         state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts().items()}
+        state["optimizer"] = type(self._cycle.run.optimizer).__name__
         if feed is not None:
             state["feed"] = feed.state_dict()
             state["loader"] = next(i for i, watched in enumerate(self._loaders) if watched.feed is feed)
@@ -395,14 +404,30 @@ class Controller:
         if parcel.snapshot.moment.place is None or parcel.own["loader"] >= len(self._loaders):
             raise ValueError(NEEDS_LOADER)
         feed = self._loaders[parcel.own["loader"]].feed
+        if feed.serving:
+            raise ValueError(NEEDS_COUNTER_FIRST)
         self._cycle.resume(feed)
         put_in_place(run, name, parcel, feed, self._parts())
+        self._cycle.gone_on()
         self._resumed = run.clock.step
         self._notices.append(f"resumed from checkpoint {name}: the run goes on after step {run.clock.step}")
         self._tell("resumed", {"checkpoint": name, "step": run.clock.step, "branch": run.clock.branch})
 
+    def _epoch_begins(self) -> None:
+        for watched in self._loaders:
+            watched.feed.epoch_begins()
+
+    def _loop_ended(self, *, broken: bool = False) -> None:
+        """The loop has come to its end: nothing is left to be saved, so SIGTERM is not held up any more.
+
+        Where it was ``broken`` off nothing can be raised: its iterator is being given up.
+        """
+        self._termination.armed = False
+        if self._termination.asked and not broken:
+            self._leave()
+
     def _leave(self) -> None:
-        """The process was asked to end, and its state is on disk."""
+        """The process was asked to end, and nothing is left to be saved. Raises SystemExit."""
         self._tell("terminated", {"signal": "SIGTERM"})
         self.close()
         self._termination.leave()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -44,7 +45,8 @@ class DamagedCheckpoint(ValueError):
 class Manifest:
     """What a process says of its part of a checkpoint.
 
-    ``files`` maps names to size in bytes and SHA-256. ``written`` is Unix time.
+    ``files`` maps names to size in bytes and SHA-256. ``written`` is Unix time, or a little more where that
+    of an older checkpoint was ahead.
     """
 
     name: str
@@ -96,6 +98,8 @@ def write(
         manifest = put_manifest(folder, replace(about, files=files))
     except BaseException:
         _remove(folder, f"{stem}.")
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
         raise
     _remove(folder, f"rank-{about.rank}.", keep={*files, manifest_name(about.rank)})
     for older in folder.glob(f"{BESIDE}*") if beside is not None else ():
@@ -106,8 +110,9 @@ def write(
 
 
 def put_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Say that a part is complete as of now. Raises OSError."""
-    stamped = replace(manifest, written=time.time())
+    """Say that a part is complete as of now, and newer than ``manifest`` says. Raises OSError."""
+    # The clock of an earlier life may have been ahead: what comes later is newer all the same.
+    stamped = replace(manifest, written=max(time.time(), math.nextafter(manifest.written, math.inf)))
     text = json.dumps(asdict(stamped), indent=1)
     _put(folder / manifest_name(manifest.rank), lambda path: path.write_text(text, encoding="utf-8"))
     return stamped
