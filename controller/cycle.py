@@ -135,6 +135,7 @@ class Cycle:
         """
         if self.run.stopped is not None and not self._stop_told:
             raise TrainingStopped(self.run.stopped)
+        self._termination.armed = True
         if self._begun and self._fed:
             return
         pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
@@ -151,7 +152,6 @@ class Cycle:
             self.run.trail.clear()
             self.run.ring.forget_places()
         self._begun = True
-        self._termination.armed = True
         if self.run.feed is None:
             self._keep_if_due()
 
@@ -332,11 +332,11 @@ class Cycle:
             if self._metrics is not None:
                 self._metrics.epoch(feed.place.epoch)
 
-    def left(self, feed: Feed) -> None:
-        """A pass is over; what follows is epoch-end code."""
+    def left(self, feed: Feed, *, saves: bool) -> None:
+        """A pass is over; what follows is epoch-end code. ``saves``: a checkpoint may be taken before it."""
         if feed is self.run.feed:
             self._pass_ends.left()
-            if not self.recorder.micro_batches and not self._ahead:
+            if saves and not self.recorder.micro_batches and not self._ahead:
                 self._save_if_due(feed, feed.place)
 
     def crossed(self, feed: Feed, epoch: int) -> None:
@@ -392,8 +392,12 @@ class Cycle:
 
     def resume(self, feed: Feed) -> None:
         """A run of an earlier process goes on with this training loader."""
-        self._begun = self._termination.armed = True
+        self._begun = True
         self._on_feed(feed)
+
+    def gone_on(self) -> None:
+        """The earlier process' state is in force."""
+        self._orders.gone_on()
 
     def _account(self, part: str, began: float) -> None:
         if self._metrics is not None:

@@ -83,7 +83,14 @@ class Wiring:
         self._stopped: str | None = None
         self._reported = False
         self._closed = False
-        self.counters = Counters(self._step, self._is_stopped, self._at_rest, self._go_on)
+        self.counters = Counters(
+            self._step,
+            self._is_stopped,
+            self._at_rest,
+            self._go_on,
+            self._epoch_begins,
+            self._loop_ended,
+        )
         self._termination = Termination()
         if settings.resume is not None or settings.policy.checkpoints.every is not None:
             self._termination.install()
@@ -175,7 +182,8 @@ class Wiring:
 
     def left(self, feed: Feed) -> None:
         """The loop's pass over a loader is over."""
-        self._guarded(Cycle.left, feed)
+        # A loop that counts steps does not expect a pass without a batch, as the rest of this one would be.
+        self._guarded(Cycle.left, feed, saves=self.counters.by_epochs)
 
     def crossed(self, feed: Feed, epoch: int) -> None:
         """A rewound pass went over into ``epoch``."""
@@ -265,8 +273,21 @@ class Wiring:
         self._notices.append(f"resumed from checkpoint {name}: the run goes on after step {run.clock.step}")
         self._tell("resumed", {"checkpoint": name, "step": run.clock.step, "branch": run.clock.branch})
 
+    def _epoch_begins(self) -> None:
+        for watched in self._loaders:
+            watched.feed.epoch_begins()
+
+    def _loop_ended(self, *, broken: bool = False) -> None:
+        """The loop has come to its end: nothing is left to be saved, so SIGTERM is not held up any more.
+
+        Where it was ``broken`` off nothing can be raised: its iterator is being given up.
+        """
+        self._termination.armed = False
+        if self._termination.asked and not broken:
+            self._leave()
+
     def _leave(self) -> None:
-        """The process was asked to end, and its state is on disk."""
+        """The process was asked to end, and nothing is left to be saved. Raises SystemExit."""
         self._tell("terminated", {"signal": "SIGTERM"})
         self.close()
         self._termination.leave()

@@ -94,6 +94,7 @@ class Checkpoints:
         self.plan = plan
         self.entries: list[Entry] = []
         self.last_tick = 0
+        self._newest = 0.0
         self._ranks = ranks
         self._told = told
         self._pool: ThreadPoolExecutor | None = None
@@ -115,7 +116,7 @@ class Checkpoints:
         entry = Entry(name, clock.tick, clock.step, good=False)
         stamp = self._ranks.share(f"{time.time_ns():x}")
         rank, world = self._ranks.rank, self._ranks.world
-        about = Manifest(name, clock.tick, clock.step, clock.branch, rank, world, stamp)
+        about = Manifest(name, clock.tick, clock.step, clock.branch, rank, world, stamp, self._newest)
         self.last_tick = clock.tick
         written: Future[Manifest]
         done = _nothing
@@ -197,8 +198,10 @@ class Checkpoints:
         return pending
 
     def _tell_written(self, entry: Entry, pending: _Pending) -> None:
-        size = pending.written.result().bytes
-        self._told("checkpoint", entry.tick, {"name": entry.name, "bytes": size, "good": entry.good})
+        manifest = pending.written.result()
+        self.seen(manifest.written)
+        detail = {"name": entry.name, "bytes": manifest.bytes, "good": entry.good}
+        self._told("checkpoint", entry.tick, detail)
 
     def named(self, name: str) -> Entry | None:
         """The one of this name."""
@@ -208,10 +211,7 @@ class Checkpoints:
         """A checkpoint, every byte of it verified. Raises DamagedCheckpoint."""
         manifest, tensors, state = load(self.folder / name, self._ranks.rank)
         if manifest.world != self._ranks.world:
-            raise DamagedCheckpoint(
-                f"{self.folder / name} was written by {manifest.world} processes and this run has "
-                f"{self._ranks.world}: a run goes on with as many as it had"
-            )
+            raise DamagedCheckpoint(f"{self.folder / name} {of_others(manifest, self._ranks)}")
         labels = state["labels"]
         kept = [tensors[label] for label in labels]
         snapshot = Snapshot(state["moment"], kept, state["small"], state["good"])
@@ -236,12 +236,17 @@ class Checkpoints:
         self.entries = [e for e in self.entries if e.name != name]
         self._fail(entry, why)
 
+    def seen(self, written: float) -> None:
+        """There is a checkpoint that says it was written then: those to come are newer."""
+        self._newest = max(self._newest, written)
+
     def gone_on_from(self, entry: Entry) -> None:
         """The run was resumed from this one: what other courses have left on disk is older from now on."""
         self._take_in(entry)
         folder = self.folder / entry.name
         try:
-            put_manifest(folder, read_manifest(folder, self._ranks.rank))
+            manifest = replace(read_manifest(folder, self._ranks.rank), written=self._newest)
+            self.seen(put_manifest(folder, manifest).written)
         except (OSError, DamagedCheckpoint) as error:  # a disk that takes nothing more: it can still be read
             self._fail(entry, f"it could not be marked as the newest: {error}")
 
@@ -255,7 +260,11 @@ class Checkpoints:
         They stay on disk until the next one is complete, which is due at once: a run that dies before that
         resumes from them, and goes back again.
         """
-        self.entries = [e for e in self.entries if e.tick <= target or not e.automatic]
+        self.entries = [
+            e if e.tick <= target else replace(e, good=False)
+            for e in self.entries
+            if e.tick <= target or not e.automatic
+        ]
         if self.plan.every is not None:
             self.last_tick = now - self.plan.every
 
@@ -287,6 +296,14 @@ class Checkpoints:
             number = path.name.removeprefix(AUTOMATIC)
             if path.name not in names and number.isdecimal() and int(number) < tick:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def of_others(manifest: Manifest, ranks: Ranks) -> str:
+    """Why a checkpoint cannot be gone on from by another number of processes."""
+    return (
+        f"was written by {manifest.world} processes and this run has {ranks.world}: a run goes on with as "
+        "many as it had"
+    )
 
 
 def automatic_name(tick: int) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -46,7 +47,7 @@ class Manifest:
 
     ``stamp`` is the same in the parts of all processes, and another one each time a checkpoint is written:
     parts that two attempts have left under one name are no checkpoint. ``files`` maps names to size in bytes
-    and SHA-256. ``written`` is Unix time.
+    and SHA-256. ``written`` is Unix time, or a little more where that of an older checkpoint was ahead.
     """
 
     name: str
@@ -99,6 +100,8 @@ def write(
         manifest = put_manifest(folder, replace(about, files=files))
     except BaseException:
         _remove(folder, f"{stem}.")
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
         raise
     _remove(folder, f"rank-{about.rank}.", keep={*files, manifest_name(about.rank)})
     for older in folder.glob(f"{BESIDE}*") if beside is not None else ():
@@ -109,8 +112,9 @@ def write(
 
 
 def put_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Say that a part is complete as of now. Raises OSError."""
-    stamped = replace(manifest, written=time.time())
+    """Say that a part is complete as of now, and newer than ``manifest`` says. Raises OSError."""
+    # The clock of an earlier life may have been ahead: what comes later is newer all the same.
+    stamped = replace(manifest, written=max(time.time(), math.nextafter(manifest.written, math.inf)))
     text = json.dumps(asdict(stamped), indent=1)
     _put(folder / manifest_name(manifest.rank), lambda path: path.write_text(text, encoding="utf-8"))
     return stamped

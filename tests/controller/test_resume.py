@@ -198,7 +198,6 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "manifest torn": lambda folder: os.truncate(folder / "rank-0.json", 50),
     "manifest odd": lambda folder: (folder / "rank-0.json").write_text("[1, 2]"),
     "other format": lambda folder: edit(folder / "rank-0.json", format=99),
-    "other world": lambda folder: edit(folder / "rank-0.json", world=3),
 }
 
 
