@@ -182,8 +182,8 @@ def test_a_checkpoint_that_was_being_written_is_of_the_course_that_a_rollback_gi
     monkeypatch.setattr(checkpoints, "write", slowly)
     trace = train(tmp_path, POLICY, triggers={16: 1.0})
     assert trace.controller is not None
-    assert trace.controller._cycle is not None
-    kept = [entry.tick for entry in trace.controller._cycle.run.checkpoints.entries]
+    assert trace.controller._wiring.cycle is not None
+    kept = [entry.tick for entry in trace.controller._wiring.cycle.run.checkpoints.entries]
     assert 15 not in kept
     assert 16 in kept
 
@@ -200,6 +200,6 @@ def test_a_state_that_cannot_be_given_keeps_no_buffer(
     trace = train(tmp_path, POLICY)
     assert trace.errors == 12
     assert trace.controller is not None
-    assert trace.controller._cycle is not None
-    ring = trace.controller._cycle.run.ring
+    assert trace.controller._wiring.cycle is not None
+    ring = trace.controller._wiring.cycle.run.ring
     assert len(ring._buffers._lent) == len(ring)

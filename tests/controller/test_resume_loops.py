@@ -43,8 +43,8 @@ def train(folder: Path, loop: Loop, die_at: int | None = None, **kwargs: Any) ->
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        assert controller._cycle is not None
-        if controller._cycle.run.clock.tick == die_at:
+        assert controller._wiring.cycle is not None
+        if controller._wiring.cycle.run.clock.tick == die_at:
             raise Died
 
     try:
