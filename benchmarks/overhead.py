@@ -127,7 +127,7 @@ def timed(timers: Timers, control: Control) -> Control:
             timers.watch("journal", pilot, "_follow_health")
             timers.watch("metrics", records.metrics, "sample overhead override snapshot")
             timers.watch("norms", cycle._norms, "before_step after_step")
-            timers.watch("snapshots", cycle, "_snapshot_if_due")
+            timers.watch("snapshots", cycle._keeping, "if_due")
             timers.watch("copies", cycle.run.ring, "take")
 
         timers.watch("loop", wiring, "backward clipped before_step after_step requested pulled")
