@@ -15,7 +15,7 @@ ALIKE = 0.05
 LENGTHS = 1.5
 """Ratio of their lengths up to which runs are compared."""
 
-_FROM = 0.3  # of the steps so far: earlier values say little of how alike two curves are
+_FROM = 0.4  # of the steps so far: earlier values say little of how alike two curves are
 _DISTANCE = 1e-3  # spread of the log-ratio below which curves are as alike as noise allows
 _SHARES = np.linspace(0.0, 1.0, 101)
 
