@@ -107,7 +107,7 @@ def nonnegative(gram: Floats, moment: Floats) -> Floats:
         gram: ``[batch, k, k]``, positive semidefinite.
         moment: ``[batch, k]``.
 
-    >>> nonnegative(np.eye(2)[None], np.array([[3.0, -1.0]])).tolist()
+    >>> nonnegative(np.eye(2)[None], np.array([[3.0, -1.0]])).round(6).tolist()
     [[3.0, 0.0]]
     """
     k = moment.shape[1]

@@ -65,6 +65,7 @@ class Forecast:
     high: float
     method: Method
     unit: float
+    trend: Trend
 
 
 def forecast(
@@ -111,7 +112,7 @@ def forecast(
     low = final - below * unit
     if values.min() >= 0:
         low = max(low, 0.0)
-    return Forecast(final, low, final + above * unit, method, unit)
+    return Forecast(final, low, final + above * unit, method, unit, trend)
 
 
 def fit_trend(steps: Floats, values: Floats, course: Course) -> Trend:

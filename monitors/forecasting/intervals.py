@@ -2,9 +2,9 @@
 
 An interval is so many *units* wide. What one unit is depends on the method, and scales with the signal: it
 is made of what the forecast itself says is still to come. How many units it takes was found by split conformal
-prediction on recorded runs: ``python benchmarks/forecasting.py --traces DIR --calibrate``. Where each group of
-runs was left out in turn and the constants were taken from the others, the intervals held the final value in 92,
-93 and 95 % (schedule), 85, 93 and 92 % (references) of 156 GPT runs after 25, 50 and 75 % of the run.
+prediction on recorded runs: ``python benchmarks/forecasting.py --traces DIR --calibrate``. With each group of runs
+left out in turn, constants from the others held the final value of 92, 93 and 95 % (schedule), 76, 92 and 88 %
+(references) of 156 GPT runs after 25, 50 and 75 % of the run. Those of the references were widened by 15 % for it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ SHARES = (0.25, 0.5, 0.75)
 
 REACHES = {
     Method.SCHEDULE: Reach((0.62, 0.20, 0.13), (0.22, 0.33, 0.38)),
-    Method.REFERENCES: Reach((1.13, 1.44, 1.51), (1.75, 0.97, 1.00)),
-    Method.POWER_LAW: Reach((5.0, 3.0, 1.3), (0.3, 0.3, 0.3)),
+    Method.REFERENCES: Reach((1.22, 1.48, 1.14), (1.90, 1.05, 0.98)),
+    Method.POWER_LAW: Reach((4.97, 3.69, 1.35), (0.3, 0.3, 0.3)),
 }
 # The power law was calibrated on GPT validation and training losses and AlgoPerf's training losses, each source
 # counting once. All of them decay the learning rate, so none ended above its forecast: nothing recorded says
 # how far above others may end, and there the reach is that of the schedule's curve.
 
-_NOISES = 2.0
+_NOISES = 2.0  # what else a unit is made of
 _OF_LEVEL = 2e-3
 _OF_TREND = 0.05
 

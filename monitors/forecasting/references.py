@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The final value by references, and the robust spread of what each of them says."""
+    """The final value by references, and its spread: how far they differ, and drifted from the run so far."""
 
     final: float
     spread: float
@@ -65,7 +65,7 @@ def transfer(
     weights = (ratios.var(axis=1) + _DISTANCE**2) ** -2.0
     weights /= weights.sum()
     middle = float(weights @ finals)
-    spread = float(np.sqrt(weights @ (finals - middle) ** 2))
+    spread = float(np.sqrt(weights @ ((finals - middle) ** 2 + ratios.var(axis=1))))
     final = float(np.exp(middle))
     return Transfer(final, final * spread)
 
