@@ -1,4 +1,4 @@
-"""How well is the final value of a signal known before the end? Errors, intervals and costs by share of the run.
+"""How well is a signal's final value known before the end? Errors, intervals and costs by share of the run.
 
 ::
 
@@ -8,13 +8,13 @@
     python benchmarks/forecasting.py --traces DIR --calibrate   with the constants of the intervals found anew
 
 DIR holds ``forecast_nanogpt`` (validation loss with the learning rate: step, value, lr / peak),
-``healthy_nanogpt`` and ``healthy_algoperf`` (training loss, schedule not logged), each as NAME.npz and NAME.json.
-An entry whose steps start again holds several runs. Training losses are thinned to means of blocks, and their
-final value is that of the last block. References of a run are the runs of all other groups. Errors are relative,
-in percent, medians over runs, and once more with each group counting once. Coverage is the share of final values
-within the 90 % interval, width its median width relative to the final value. ``--calibrate`` gives the units of
-reach that hold 90 %, each group counting by the root of its runs, and the coverage of each group's runs by
-constants taken from the other groups.
+``healthy_nanogpt`` and ``healthy_algoperf`` (training loss, schedule not logged), each as NAME.npz and
+NAME.json. An entry whose steps start again holds several runs. Training losses are thinned to means of
+blocks, and their final value is that of the last block. References of a run are the runs of all other groups.
+Errors are relative, in percent, medians over runs, and once more with each group counting once. Coverage is
+the share of final values within the 90 % interval, width its median width relative to the final value.
+``--calibrate`` gives the units of reach that hold 90 %, each group counting by the root of its runs, and the
+coverage of each group's runs by constants taken from the other groups.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ _WINDOW = 16  # measurements whose median is compared with the forecast
 _FEWEST = 8
 _CLIP = 4.0
 _POINTS = 64  # of the way to the end that is kept of a forecast
+_USUAL = 0.5  # score at which a change that goes on to alarm is taken to begin
 _NORMAL = 1.645  # noises that 19 of 20 values stay below
 _MEDIAN = 1.25 / sqrt(_WINDOW)  # noise of the median of the window, in noises of a value
 
@@ -33,10 +34,10 @@ class ForecastMonitor(SignalMonitor):
     the step. Expressions read ``final`` with its 90 % interval ``low`` to ``high``, and ``expected_now``.
 
     The median of the last 16 values is judged by the forecast before the newest, so that a slow change cannot
-    hide in the curve that was fitted to it: ``level`` is what that one expects now, ``noise`` how far above it
-    the median lies in 1 of 20 cases, the score how many of those it lies above. While it alarms the
-    forecast that it is judged by stays, for at most a tenth of the run. With a ``target``, it warns when
-    even ``low`` is above that.
+    hide in the curve that was fitted to it: ``level`` is what that one expects now, ``noise`` how far above
+    it the median lies in 1 of 20 cases, the score how many of those it lies above. While it alarms the
+    forecast that it is judged by stays, for at most a tenth of the run. With a ``target``, it warns when even
+    ``low`` is above that.
 
     It goes by training steps, which a rollback rewinds together with the schedule. It is silent for the first
     tenth of the run. Only for signals that fall towards a value that is not negative.
@@ -46,9 +47,10 @@ class ForecastMonitor(SignalMonitor):
         horizon: steps of the whole run.
         lr: name of the learning rate's signal; only its course counts, not its unit.
         schedule: lr / peak over the run: ``constant``, ``linear`` or ``cosine`` (to zero), or corners
-            ``[share of the run, lr / peak]`` such as ``[[0, 0], [0.02, 1], [0.7, 1], [1, 0]]``; None is unknown.
+            ``[share of the run, lr / peak]`` such as ``[[0, 0], [0.02, 1], [0.7, 1], [1, 0]]``; None is
+            unknown.
         target: the value that should be reached; None for no warning.
-        every: steps between fits. One takes 1 to 2 ms: at 500, 2 to 4 us a tick.
+        every: steps between fits. One takes about 1 ms: at 500, 2 us a tick.
         threshold: score that alarms; it clears at half of that.
         stale_after: ticks without a measurement until the reading is STALE.
 
@@ -71,7 +73,7 @@ class ForecastMonitor(SignalMonitor):
     false_alarms_per_100k = 5.0
     step_noises = 4.0
     step_delay = 40
-    lateness = 8
+    lateness = 30
     _state: ClassVar[tuple[str, ...]] = (
         *(*SignalMonitor._state, "_history", "_scale", "_ticks", "_rate", "_count", "_first"),
         *("_due", "_told", "_way", "_next_way", "_alarm", "_since", "_out_of_reach"),
@@ -102,7 +104,7 @@ class ForecastMonitor(SignalMonitor):
         self._horizon, self._lr, self._target = horizon, lr, target
         self._schedule = None if schedule is None else make_schedule(schedule)
         self._every, self._threshold = every, threshold
-        self._ticks: list[int] = []  # of the newest measurements: a change moves the median after half a window
+        self._ticks: list[int] = []  # of half a window: a change moves its median so many measurements later
         self._step = 0  # of the sample at hand
         self._rate: float | None = None  # the newest that was measured
         self._history = History()
@@ -114,7 +116,7 @@ class ForecastMonitor(SignalMonitor):
         self._way: dict[str, Any] | None = None  # by which it is judged
         self._next_way: dict[str, Any] | None = None
         self._alarm: list[int] | None = None  # while it alarms: step of the alarm, tick of the onset
-        self._since: int | None = None  # tick since which the score is not small
+        self._since: int | None = None  # tick since which the score is not usual
         self._out_of_reach: int | None = None  # tick since which the target is
 
     def update(self, sample: Sample) -> Reading:
@@ -131,7 +133,9 @@ class ForecastMonitor(SignalMonitor):
             del ticks[0]
         ticks.append(tick)
         z = scale.take(value)
-        taken = value if z is None else scale.level + scale.noise * max(-_CLIP, min(z, _CLIP))
+        taken = value
+        if z is not None and not -_CLIP < z < _CLIP:
+            taken = scale.level + (_CLIP if z > 0 else -_CLIP) * scale.noise
         self._history.add(step, taken, nan if self._rate is None else self._rate)
         if self._first is None:
             self._first = step
@@ -146,21 +150,24 @@ class ForecastMonitor(SignalMonitor):
         expected, above = _along(self._way, self._step)
         score = (self._scale.level - expected) / above  # NaN until a new window has filled: that is no alarm
         extra = {**self._told, "expected_now": expected}
-        if score > self._threshold / 2:
-            if self._since is None:
-                self._since = self._ticks[0]
-        else:
-            self._since = self._alarm = None
-        if self._alarm is None and score > self._threshold:
-            self._alarm = [self._step, self._ticks[0] if self._since is None else self._since]
+        if not score > _USUAL:
+            self._since = None
+        elif self._since is None:
+            self._since = self._ticks[0]
+        if self._alarm is None:
+            if score > self._threshold:
+                self._alarm = [self._step, self._ticks[0] if self._since is None else self._since]
+        elif not score > self._threshold / 2:
+            self._alarm = None
         health, onset, reason = self._health(tick, expected, above)
         return Reading(health, tick, value, score, self._threshold, onset, expected, above, reason, extra)
 
     def _health(self, tick: int, expected: float, above: float) -> tuple[Health, int | None, str]:
         """With the onset and the reason."""
         if self._alarm is not None:
-            where = f"{self._signal} is at {self._scale.level:.4g} where {expected:.4g} (up to {expected + above:.4g})"
-            return Health.ALARM, self._alarm[1], f"{where} was forecast, since tick {self._alarm[1]}"
+            usual = f"{expected:.4g} (up to {expected + above:.4g})"
+            there = f"{self._signal} is at {self._scale.level:.4g} where {usual} was forecast"
+            return Health.ALARM, self._alarm[1], f"{there}, since tick {self._alarm[1]}"
         target, told = self._target, self._told
         if target is None or told["low"] <= target:
             self._out_of_reach = None

@@ -54,11 +54,11 @@ class Sample:
 class Reading:
     """What one monitor says of its signal. Not frozen: dozens are made every tick.
 
-    ``tick`` is the tick of the newest measurement it speaks of (-1 before the first), so a consumer
-    sees whether it is new. ``onset`` is the tick at which the change began, set while bad or warning.
-    ``level`` and ``noise`` are the robust location and scale of the healthy signal, in its own units.
-    ``reason`` is written only when the health is not OK. ``extra`` are numbers that only some types of monitor
-    tell, under the names that the class declares as its ``extra``.
+    ``tick`` is the tick of the newest measurement it speaks of (-1 before the first), so a consumer sees
+    whether it is new. ``onset`` is the tick at which the change began, set while bad or warning. ``level``
+    and ``noise`` are the robust location and scale of the healthy signal, in its own units. ``reason`` is
+    written only when the health is not OK. ``extra`` are numbers that only some types of monitor tell, under
+    the names that the class declares as its ``extra``.
     """
 
     health: Health

@@ -19,9 +19,9 @@ PLACES = {"before": "B", "target": "T"}
 class Scope:
     """The names that an expression may use.
 
-    ``monitors`` says of each whether it has instances (its signal has a star), ``extra`` which numbers it tells
-    that others do not. ``foreach`` is the monitor
-    behind ``this``. ``on_trial`` allows ``before.*`` and ``target.*``: only a verification has them.
+    ``monitors`` says of each whether it has instances (its signal has a star), ``extra`` which numbers it
+    tells that others do not. ``foreach`` is the monitor behind ``this``. ``on_trial`` allows ``before.*`` and
+    ``target.*``: only a verification has them.
     """
 
     monitors: Mapping[str, bool] = field(default_factory=dict)

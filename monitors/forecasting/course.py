@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 Future = Callable[[Floats], Floats] | Floats
-"""lr / peak at given steps; or its values at equal distances from just after the present to the end, ``[k]``."""
+"""lr / peak at given steps; or its values at equal distances after the present, the last at the end,
+``[k]``."""
 
 MEMORY = 0.02
 """Time constant of eta~, as a share of the whole run."""
@@ -22,7 +23,7 @@ _REACH = 6  # time constants after which a rate is forgotten: e^-6 of it is left
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """S1, in steps at the peak rate, and eta~, in peak rates, ``[n]`` each; eta~ is None without a schedule."""
+    """S1, in steps at the peak rate, and eta~, in peak rates (None without a schedule), ``[n]`` each."""
 
     s1: Floats
     eta: Floats | None
@@ -40,7 +41,8 @@ class Course:
     horizon: float
 
     def features(self, at: Floats) -> Features:
-        """S1(t), the integral of the rate, and eta~(t), its moving average over 2 % of the run, at steps ``[n]``."""
+        """S1, the integral of the rate, and eta~, its moving average over 2 % of the run, at steps
+        ``[n]``."""
         if self.rates is None:
             return Features(at, None)
         grid = np.linspace(0.0, max(self.horizon, float(at[-1])), _POINTS + 1)

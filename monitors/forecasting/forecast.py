@@ -99,9 +99,10 @@ def forecast(
     (2.3, True, 'power law')
     """
     steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    if len(values) < LEAST_VALUES or len(values) != len(steps) or (rates is not None and len(rates) != len(steps)):
-        raise ValueError(f"needs {LEAST_VALUES} values or more, and as many steps and rates, got {len(values)}")
     rates = None if rates is None else np.asarray(rates, dtype=float)
+    lengths = {len(array) for array in (steps, values, rates) if array is not None}
+    if len(lengths) > 1 or len(values) < LEAST_VALUES:
+        raise ValueError(f"needs {LEAST_VALUES} values and as many steps and rates, got {sorted(lengths)}")
     trend = fit_trend(steps, values, course(steps, rates, horizon, future))
     ends, units = trend.ahead(np.array([horizon], dtype=float))
     final, unit, method = float(ends[0]), float(units[0]), trend.method
@@ -116,7 +117,8 @@ def forecast(
 
 
 def fit_trend(steps: Floats, values: Floats, course: Course) -> Trend:
-    """Fit the curve to all but the first 15 % of the steps so far; at least ``LEAST_VALUES`` values are kept."""
+    """Fit the curve to all but the first 15 % of the steps so far, but no fewer than ``LEAST_VALUES``
+    values."""
     first = min(int(np.searchsorted(steps, _DROPPED * steps[-1])), len(steps) - LEAST_VALUES)
     curve = fit_curve(values[first:], course.features(steps[first:]))
     return Trend(course, curve, float(steps[-1]))

@@ -58,9 +58,7 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """All of its state; None stands for NaN."""
         columns = {"steps": self.steps, "values": self._values, "rates": self._rates, "sums": self._sums}
-        plain = {
-            name: [None if number != number else number for number in numbers] for name, numbers in columns.items()
-        }
+        plain = {name: [None if x != x else x for x in numbers] for name, numbers in columns.items()}
         return {**plain, "size": self.size, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,10 +1,11 @@
 """How far the truth lies from a forecast: 90 % intervals, calibrated on finished runs.
 
-An interval is so many *units* wide. What one unit is depends on the method, and scales with the signal: it
-is made of what the forecast itself says is still to come. How many units it takes was found by split conformal
-prediction on recorded runs: ``python benchmarks/forecasting.py --traces DIR --calibrate``. With each group of runs
-left out in turn, constants from the others held the final value of 92, 93 and 95 % (schedule), 76, 92 and 88 %
-(references) of 156 GPT runs after 25, 50 and 75 % of the run. Those of the references were widened by 15 % for it.
+An interval is so many *units* wide. What one unit is depends on the method, and scales with the signal: it is
+made of what the forecast itself says is still to come. How many units it takes was found by split conformal
+prediction on recorded runs: ``python benchmarks/forecasting.py --traces DIR --calibrate``. With each group of
+runs left out in turn, constants from the others held the final value of 92, 93 and 95 % (schedule), 76, 92
+and 88 % (references) of 156 GPT runs after 25, 50 and 75 % of the run. Those of the references were widened
+by 15 % for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Method(Enum):
 
 
 class Reach(NamedTuple):
-    """Units that the truth lies below and above the forecast, exceeded in 1 of 20 cases each, at ``SHARES``."""
+    """Units below and above the forecast, each exceeded by the truth in 1 of 20 cases, at ``SHARES``."""
 
     below: tuple[float, ...]
     above: tuple[float, ...]
@@ -40,9 +41,9 @@ REACHES = {
     Method.REFERENCES: Reach((1.22, 1.48, 1.14), (1.90, 1.05, 0.98)),
     Method.POWER_LAW: Reach((4.97, 3.69, 1.35), (0.3, 0.3, 0.3)),
 }
-# The power law was calibrated on GPT validation and training losses and AlgoPerf's training losses, each source
-# counting once. All of them decay the learning rate, so none ended above its forecast: nothing recorded says
-# how far above others may end, and there the reach is that of the schedule's curve.
+# The power law was calibrated on GPT validation and training losses and AlgoPerf's training losses, each
+# source counting once. All of them decay the learning rate, so none ended above its forecast: nothing
+# recorded says how far above others may end, and there the reach is that of the schedule's curve.
 
 _NOISES = 2.0  # what else a unit is made of
 _OF_LEVEL = 2e-3

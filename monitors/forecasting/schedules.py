@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -46,10 +45,12 @@ def make_schedule(written: str | Sequence[Sequence[float]]) -> Schedule:
     except (TypeError, ValueError):
         raise ParameterError("schedule", f"schedule must be {_WAYS}, got {written}") from None
     if not (np.diff(shares) > 0).all() or not 0 <= shares[0] <= shares[-1] <= 1:
-        raise ParameterError("schedule", f"schedule: shares of the run rise within 0 and 1, got {shares.tolist()}")
+        message = f"the schedule's shares of the run must rise within 0 and 1, got {shares.tolist()}"
+        raise ParameterError("schedule", message)
     if not (np.isfinite(rates).all() and rates.min() >= 0 and rates.max() > 0):
-        raise ParameterError("schedule", f"schedule: rates are at least 0, not all of them 0, got {rates.tolist()}")
-    return partial(np.interp, xp=shares, fp=rates / rates.max())
+        message = f"the schedule's rates must be 0 or more, not all of them 0, got {rates.tolist()}"
+        raise ParameterError("schedule", message)
+    return lambda at: np.interp(at, shares, rates / rates.max())
 
 
 _WAYS = f"{', '.join(SCHEDULES)} or a list of [share of the run, lr / peak]"

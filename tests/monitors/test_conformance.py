@@ -15,7 +15,6 @@ from midcourse.monitors.registry import MONITORS
 from midcourse.monitors.sustained_rise import SustainedRise
 from midcourse.monitors.types import Health, Reading, Sample
 
-
 NEEDED: dict[str, dict[str, Any]] = {
     "guard": {},
     "forecast": {"signal": "loss", "horizon": 4000, "every": 50},  # as many fits in each 300 measurements
