@@ -100,7 +100,9 @@ def forecasting(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
     return table, json.loads(written.read_text(encoding="utf-8"))
 
 
-def test_forecasting_compares_every_forecaster_at_every_share(forecasting: tuple[str, dict[str, Any]]) -> None:
+def test_forecasting_compares_every_forecaster_at_every_share(
+    forecasting: tuple[str, dict[str, Any]],
+) -> None:
     table, result = forecasting
     assert (result["benchmark"], result["seed"]) == ("forecasting", 3)
     forecasters = ("last value", "power law", "schedule", "references")

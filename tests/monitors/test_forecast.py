@@ -125,7 +125,10 @@ def test_a_reading_without_extra_numbers_is_written_as_ever_and_one_with_them_co
 
 @pytest.mark.parametrize(
     ("parameter", "value"),
-    [("horizon", 10), ("every", 0), ("threshold", 0), ("lr", "lr/*"), ("target", float("nan")), ("schedule", "x")],
+    [
+        *(("horizon", 10), ("every", 0), ("threshold", 0)),
+        *(("lr", "lr/*"), ("target", float("nan")), ("schedule", "x")),
+    ],
 )
 def test_parameters_out_of_range_are_refused_by_name(parameter: str, value: Any) -> None:
     with pytest.raises(ParameterError, match=parameter) as caught:

@@ -155,7 +155,9 @@ def test_history_keeps_means_of_blocks_in_constant_memory() -> None:
     assert again.state_dict() == history.state_dict()
 
 
-@pytest.mark.parametrize("written", ["cosin", [[0, 1], [0, 0]], [[0, 1], [2, 0]], [[0, -1], [1, 1]], [1, 2], [], 3])
+@pytest.mark.parametrize(
+    "written", ["cosin", [[0, 1], [0, 0]], [[0, 1], [2, 0]], [[0, -1], [1, 1]], [[0, 0]], [1, 2], [], 3]
+)
 def test_a_schedule_that_cannot_be_is_refused(written: object) -> None:
     with pytest.raises(ParameterError, match="schedule"):
         make_schedule(written)  # type: ignore[arg-type]

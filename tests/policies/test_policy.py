@@ -130,7 +130,7 @@ rules:
     bank, rule = MonitorBank(policy.monitors), policy.rules[0]
     answers = []
     for tick in range(400):
-        signals = {"loss": 2.7 + 3 * (tick + 10) ** -0.5, "lr": min(1.0, (1000 - tick) / 900)}
+        signals = {"loss": 3.2 + 3 * (tick + 10) ** -0.5, "lr": min(1.0, (1000 - tick) / 900)}
         answers.append(rule.when(bank.update(Sample(tick, tick, 0, signals))))
     assert set(answers[:100]) == {None}
     assert answers[-1] is True
