@@ -20,6 +20,7 @@ from .types import Health, ParameterError, Reading, Sample
 _WINDOW = 16  # measurements whose median is compared with the forecast
 _FEWEST = 8
 _CLIP = 4.0
+_LEAST = 1e-30  # keeps the band of a signal that is always 0 above 0
 _POINTS = 64  # of the way to the end that is kept of a forecast
 _USUAL = 0.5  # score at which a change that goes on to alarm is taken to begin
 _NORMAL = 1.645  # noises that 19 of 20 values stay below
@@ -207,7 +208,7 @@ class ForecastMonitor(SignalMonitor):
         expected, units = trend.ahead(points)
         _, reach = trend.reach(trend.method)
         noise = trend.curve.noise * sqrt(self._history.size) * _MEDIAN
-        above = reach * units + _NORMAL * noise
+        above = np.maximum(reach * units + _NORMAL * noise, _LEAST)
         width = float(points[1] - points[0])
         return {"step": step, "width": width, "expected": expected.tolist(), "above": above.tolist()}
 
