@@ -128,7 +128,7 @@ class MonitorBank:
         facts: dict[str, dict[str, float]] = {}
         for watch in (*self._before_step, *self._after_step):
             reading = watch.readings[watch.instance]
-            numbers = {word: getattr(reading, word) for word in _NUMBERS}
+            numbers = {word: getattr(reading, word) for word in _NUMBERS} | dict(reading.extra or {})
             known = {word: number for word, number in numbers.items() if isfinite(number)}
             if known:
                 facts[watch.label] = known
