@@ -110,11 +110,12 @@ def timed(timers: Timers, control: Control) -> Control:
 
     def make(accelerator: Accelerator) -> Controller:
         controller = control(accelerator)
-        prepared = controller.prepared
+        wiring = controller._wiring
+        prepared = wiring.prepared
 
         def then_watch(*parts: Any) -> None:
             prepared(*parts)
-            cycle, records = controller._cycle, controller._records
+            cycle, records = wiring.cycle, controller._records
             assert cycle is not None
             assert records is not None
             pilot = records.pilot
@@ -126,12 +127,12 @@ def timed(timers: Timers, control: Control) -> Control:
             timers.watch("journal", pilot, "_follow_health")
             timers.watch("metrics", records.metrics, "sample overhead override snapshot")
             timers.watch("norms", cycle._norms, "before_step after_step")
-            timers.watch("snapshots", cycle, "_snapshot_if_due")
+            timers.watch("snapshots", cycle._keeping, "if_due")
             timers.watch("copies", cycle.run.ring, "take")
 
-        timers.watch("loop", controller, "backward clipped before_step after_step requested pulled")
+        timers.watch("loop", wiring, "backward clipped before_step after_step requested pulled")
         timers.watch("loop", controller, "log log_examples")
-        controller.prepared = then_watch  # type: ignore[method-assign, assignment]
+        wiring.prepared = then_watch  # type: ignore[method-assign, assignment]
         return controller
 
     return make

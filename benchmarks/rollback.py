@@ -84,7 +84,7 @@ class Trained:
             self.accelerator.backward(self.model(torch.randn(2, width)).square().mean())
             self.optimizer.step()
             self.optimizer.zero_grad()
-        cycle = self.controller._cycle
+        cycle = self.controller._wiring.cycle
         assert cycle is not None
         self.run: Run = cycle.run
 

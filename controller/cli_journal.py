@@ -24,7 +24,7 @@ from ..policies.policy import PolicyError, parse_policy
 from ..policies.types import Status
 from .journal.place import JournalError
 from .journal.reader import JournalReader
-from .journal.tables import Attempt
+from .journal.tables import Attempt, Event
 from .journal.tell import Story, describe, stories, tell
 
 FILE_WIDTH = 160  # of tables that go to a file or a pipe
@@ -111,11 +111,31 @@ def _print_overview(reader: JournalReader, attempt: int | None) -> None:
             state = _state(reader, life)
             _add(lives, str(life.number), _when(life.started), state, life.mode, ticks, life.policy_source)
     console.print(str(reader.path), lives, f"signals: {', '.join(reader.signals()) or 'none'}\n", sep="\n")
+    happened = [event for event in reader.events(attempt) if event.kind in _HAPPENED]
+    if happened:
+        console.print(_events(happened))
     told = stories(reader, attempt)
     if told:
         console.print(_decisions(told), f"In sentences: --decision {told[-1].decision.id}", sep="\n")
     else:
         console.print("No decision has been taken.")
+
+
+_HAPPENED = {
+    "resumed": "went on from checkpoint {checkpoint}, after step {step}",
+    "terminated": "was asked to end by {signal}, and left",
+    "checkpoint_failed": "checkpoint {name} failed: {reason}",
+    "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
+}
+"""What happened to a run besides decisions that people want to know of, in words."""
+
+
+def _events(happened: list[Event]) -> Table:
+    table = _table("tick", "what happened")
+    for event in happened:
+        tick = "" if event.tick < 0 else str(event.tick)
+        _add(table, tick, _HAPPENED[event.kind].format_map(event.detail))
+    return table
 
 
 def _decisions(told: list[Story]) -> Table:

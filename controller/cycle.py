@@ -22,15 +22,14 @@ import torch
 
 from ..monitors.types import Sample
 from ..policies.policy import Policy
-from .durable.checkpoints import automatic_name
-from .durable.taking import take
 from .feed import Feed
+from .keeping import Keeping
 from .loop import TrainingStopped
 from .metrics import Metrics
 from .norms import Norms, gradient_norm
 from .orders import Orders
 from .pilot import Pilot
-from .places import Place
+from .reading_ahead import READS_AHEAD, SETTLED, autograd_sequence, made_before
 from .run import Run
 from .signals import CONTROL, Recorder, count_examples, unpack
 from .snapshots import PassEnds, Snapshots
@@ -43,13 +42,6 @@ TWO_LOADERS = (
     "two loaders are read at once, so which one trains is ambiguous: name it, Controller(..., "
     "training_loader=loader), or put the data together in a midcourse.Mixture"
 )
-
-READS_AHEAD = (
-    "the loop asks for its next batch before it has used the last one, so its place in the data is unknown"
-)
-
-LEAVE, LEAVE_ELSEWHERE = 8, 16
-"""Flags in the control slot: rank 0, or any other process (their sum may be more), was asked to end."""
 
 
 class Cycle:
@@ -91,13 +83,19 @@ class Cycle:
         self._norms = norms
         self._metrics = metrics
         self._orders = Orders(run, pilot, metrics)
-        self._snapshots = Snapshots(run, metrics, enabled=snapshots, delayed=delayed, notices=notices)
+        self._keeping = Keeping(
+            run,
+            Snapshots(run, metrics, enabled=snapshots, delayed=delayed, notices=notices),
+            self._orders,
+            termination,
+            leave=leave,
+            arrive=lambda: self._judge_arrived(all_of_them=True),
+            metrics=metrics,
+            clock=clock,
+        )
         self._pass_ends = PassEnds(run)
         self._transport = Transport(run.accelerator.device) if delayed else None
         self._on_feed = on_feed
-        self._termination = termination
-        self._leave = leave
-        self._leaving = False
         self._clock = clock
         self._pulled: Feed | None = None
         self._fed = False
@@ -124,7 +122,7 @@ class Cycle:
             self._begin_tick()
         elif self._inside:
             return  # a closure's later evaluations are not the loss of this step
-        if self.run.clock.tick <= SETTLED and _made_before(loss, self._pulled_at):
+        if self.run.clock.tick <= SETTLED and made_before(loss, self._pulled_at):
             self._reads_ahead()
         self.recorder.backward(loss, self.run.accelerator.gradient_accumulation_steps, self.run.ranks.world)
 
@@ -135,6 +133,7 @@ class Cycle:
         """
         if self.run.stopped is not None and not self._stop_told:
             raise TrainingStopped(self.run.stopped)
+        self._keeping.begin()
         if self._begun and self._fed:
             return
         pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
@@ -151,9 +150,8 @@ class Cycle:
             self.run.trail.clear()
             self.run.ring.forget_places()
         self._begun = True
-        self._termination.armed = True
         if self.run.feed is None:
-            self._keep_if_due()
+            self._keeping.if_due(None, begun=self._begun)
 
     def _reads_ahead(self) -> None:
         """Acts in between would change what a forward pass has used: they follow the update instead."""
@@ -210,19 +208,16 @@ class Cycle:
         self._heed(self._sample)
 
     def _control(self) -> float:
-        flags = self._orders.flags | self._snapshots.flags(self._orders)
+        flags = self._orders.flags | self._keeping.flags
         if self.run.ranks.main:
             flags |= self._norms.flags(self._sample.tick)
-        if self._termination.asked:
-            flags |= LEAVE if self.run.ranks.main else LEAVE_ELSEWHERE
         return float(flags)
 
     def _heed(self, sample: Sample) -> None:
         """Read rank 0's flags off a reduced vector (a mean over ranks), and whether any process is to end."""
         if flags := round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world):
-            self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
             self._orders.heed(flags)
-            self._snapshots.heed(flags)
+            self._keeping.heed(flags)
             self._norms.heed(flags)
 
     # -- the backward half ------------------------------------------------------------------------
@@ -230,7 +225,7 @@ class Cycle:
     def after_step(self) -> None:
         """Put the rate back, complete the sample, judge what has arrived, and keep the decision for later."""
         if not self._skipped:
-            self._snapshots.reserve(told=self._last_step is not None)
+            self._keeping.reserve(told=self._last_step is not None)
         began = self._clock()
         run, sample = self.run, self._sample
         if self._inside:
@@ -260,7 +255,7 @@ class Cycle:
         self._pulled, self._fed = None, False
         if run.feed is None or self._ahead:
             self.at_rest()
-            self._keep_if_due()
+            self._keeping.if_due(None, begun=self._begun)
 
     def _judge_arrived(self, *, all_of_them: bool = False) -> None:
         """Judge the samples whose numbers have come from the device; waits for them if it is to be all."""
@@ -313,58 +308,35 @@ class Cycle:
         """A batch is on its way to the loop: count it, and take a snapshot if one is due."""
         if not self._begun and feed is not self._pulled:
             # An evaluation may come first, but it is the training loader's first batch that is returned to.
-            self._snapshots.start_over()
+            self._keeping.start_over()
         self._pulled = feed
         if self._begun and feed is not self.run.feed:
             return
         self._fed = True
         if self.run.clock.tick < SETTLED:
-            self._pulled_at = _autograd_sequence()
+            self._pulled_at = autograd_sequence()
         self.recorder.examples += count_examples(batch)
         if not self.recorder.micro_batches and not self._ahead:
-            self._keep_if_due(feed)
+            self._keeping.if_due(feed, begun=self._begun)
 
     def entered(self, feed: Feed) -> None:
         """A pass begins."""
         if feed is self.run.feed:
-            self._pass_ends.entered(feed.place.epoch)
+            if not feed.place.batch:  # else one goes on that was begun before, without epoch-end code between
+                self._pass_ends.entered(feed.place.epoch)
             if self._metrics is not None:
                 self._metrics.epoch(feed.place.epoch)
 
-    def left(self, feed: Feed) -> None:
-        """A pass is over; what follows is epoch-end code."""
+    def left(self, feed: Feed, *, saves: bool) -> None:
+        """A pass is over; what follows is epoch-end code. ``saves``: a checkpoint may be taken before it."""
         if feed is self.run.feed:
             self._pass_ends.left()
-            if not self.recorder.micro_batches and not self._ahead:
-                self._save_if_due(feed, feed.place)
+            if saves and not self.recorder.micro_batches and not self._ahead:
+                self._keeping.save_if_due(feed, feed.place)
 
     def crossed(self, feed: Feed, epoch: int) -> None:
         """A rewound pass went over into the next without epoch-end code."""
         self._pass_ends.crossed(epoch)
-
-    def _keep_if_due(self, feed: Feed | None = None) -> None:
-        """Take a snapshot, and put the state on disk, where either is due."""
-        self._snapshot_if_due(feed)
-        self._save_if_due(feed, None if feed is None else feed.last)
-
-    def _save_if_due(self, feed: Feed | None, place: Place | None) -> None:
-        """Begin a durable checkpoint if one is due; a process that was asked to end does so after it."""
-        checkpoints, tick = self.run.checkpoints, self.run.clock.tick
-        checkpoints.poll()
-        if not tick or not (self._leaving or checkpoints.due(tick)):
-            return
-        began = self._clock()
-        self._judge_arrived(all_of_them=True)
-        take(self.run, automatic_name(tick), feed, place, good=self._orders.healthy)
-        self._account("checkpoints", began)
-        if self._leaving:
-            checkpoints.settle()
-            self._leave()
-
-    def _snapshot_if_due(self, feed: Feed | None) -> None:
-        began = self._clock()
-        if self._snapshots.take_if_due(feed, healthy=self._orders.healthy, begun=self._begun):
-            self._account("snapshots", began)
 
     def loaded(self) -> None:
         """The loop loaded a state of its own: what was learnt and kept of the course before is void."""
@@ -374,8 +346,9 @@ class Cycle:
         run.detectors.load_state_dict({"monitors": {}})
         run.ring.clear()
         run.trail.clear()
+        run.checkpoints.abandon_after(-1, run.clock.tick)
         self._orders.healthy = True
-        self._snapshots.start_over()
+        self._keeping.start_over()
 
     def drain(self) -> None:
         """At the end: judge what is still on its way, and settle what can no longer be done."""
@@ -386,13 +359,17 @@ class Cycle:
         """What goes on from a durable checkpoint of the cycle and the run besides the training state."""
         run = self.run
         parts = {"recorder": self.recorder, "norms": self._norms, "orders": self._orders}
-        parts |= {"snapshots": self._snapshots, "pass_ends": self._pass_ends}
+        parts |= {"keeping": self._keeping, "pass_ends": self._pass_ends}
         return parts | {"trail": run.trail, "layers": run.layers}
 
     def resume(self, feed: Feed) -> None:
         """A run of an earlier process goes on with this training loader."""
-        self._begun = self._termination.armed = True
+        self._begun = True
         self._on_feed(feed)
+
+    def gone_on(self) -> None:
+        """The earlier process' state is in force."""
+        self._orders.gone_on()
 
     def _account(self, part: str, began: float) -> None:
         if self._metrics is not None:
@@ -402,20 +379,3 @@ class Cycle:
 def delays(policy: Policy, device: torch.device) -> bool:
     """Whether signals are read a tick late: on a device, unless a rule may skip a step before it is made."""
     return device.type != "cpu" and not any(rule.before_step for rule in policy.rules)
-
-
-SETTLED = 8
-"""Ticks after which a loop has shown whether it reads ahead."""
-
-
-def _autograd_sequence() -> int:
-    """A number that autograd has not given to any node before."""
-    with torch.enable_grad():
-        node = torch.empty((), requires_grad=True).clone().grad_fn
-    assert node is not None
-    return int(node._sequence_nr())
-
-
-def _made_before(loss: torch.Tensor, sequence: int) -> bool:
-    """Whether a loss was computed before autograd came to a number: its last node has a smaller one."""
-    return loss.grad_fn is not None and loss.grad_fn._sequence_nr() < sequence

@@ -68,6 +68,8 @@ class Feed:
         self._place = self._last = Place(0, 0, rng.capture(), 0)
         self._passes: dict[int, Pass] = {}
         self._next = 0
+        self._first_of_epoch: int | None = None
+        self._served_before = 0
         self._rewound = False
         self._after_pull: rng.RandomState | None = None
         self._batch: Any = None
@@ -117,10 +119,15 @@ class Feed:
         return known is not None and known.first.origin.same_as(place.origin)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a new process needs besides a place: how the passes went, and which one the loop is in."""
+        """What a new process needs besides a place: how the passes went, and which one the loop is in.
+
+        ``before`` is how many passes the loop has made already in the epoch that it will begin anew.
+        """
+        number = self._next - self._serving
         return {
             "passes": {epoch: replace(known) for epoch, known in self._passes.items()},
-            "next": self._next - self._serving,
+            "next": number,
+            "before": 0 if self._first_of_epoch is None else number - self._first_of_epoch,
             "left_out": list(self.left_out),
             "missed": set(self.missed),
         }
@@ -134,8 +141,13 @@ class Feed:
     ) -> None:
         """Go on as the feed of a process that has ended: the loop's next pass begins at ``place``."""
         self._passes, self._next = dict(state["passes"]), state["next"]
+        self._served_before = state["before"]
         self.left_out, self.missed = list(state["left_out"]), set(state["missed"])
         self.rewind(place, random_state, seen)
+
+    def epoch_begins(self) -> None:
+        """The loop's counter goes on to an epoch: one may have several passes, or none."""
+        self._first_of_epoch = self._next - self._served_before
 
     def serve(self, skipped: int = 0) -> Iterator[Any]:
         """One pass of the user's loop from batch ``skipped`` on; after a rewind, an earlier one's end too.
@@ -144,6 +156,9 @@ class Feed:
         """
         if self._serving:
             yield from skip_first_batches(self.loader, skipped) if skipped else self.loader
+            return
+        if self._served_before:
+            yield from self._serve_before()
             return
         self._serving = True
         batch: Any = None
@@ -165,6 +180,16 @@ class Feed:
             known.broken_off = None if batch is _END else self._place.batch
             self._serving = False
             self._batches = iter(())
+
+    def _serve_before(self) -> Iterator[Any]:
+        """A pass that a resumed loop makes again before the one that goes on: it has been trained on.
+
+        Where the loop broke it off (to look at a batch, say) there are batches for it to do that again.
+        """
+        known = self._passes.get(self._next - self._served_before)
+        self._served_before -= 1
+        if known is not None and known.broken_off is not None:
+            yield from self.loader
 
     def rewind(
         self, place: Place, random_state: rng.RandomState, seen: Fingerprint | None = None

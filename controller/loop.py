@@ -17,6 +17,8 @@ class Counters:
         stopped: Whether the run was stopped.
         at_rest: Called between steps, where acts may be applied.
         begin: Called before the first pass or step; a run that is resumed is put in place then.
+        epoch_begins: Called before each pass of ``epochs``.
+        ended: Called when the loop has come to its end; ``broken=True``: when it was broken off.
     """
 
     def __init__(
@@ -25,25 +27,31 @@ class Counters:
         stopped: Callable[[], bool],
         at_rest: Callable[[], object],
         begin: Callable[[], object],
+        epoch_begins: Callable[[], object],
+        ended: Callable[..., object],
     ) -> None:
         self._step = step
         self._stopped = stopped
         self._at_rest = at_rest
         self.owned = False
         self._begin = begin
-        self._epoch = self._first = 0
+        self._epoch_begins = epoch_begins
+        self._ended = ended
+        self.by_epochs = False
+        self._loop = self._epoch = 0
+        self._resumed = (0, 0)
 
-    def state_dict(self) -> int:
-        """The pass of ``epochs`` that goes on."""
-        return self._epoch
+    def state_dict(self) -> tuple[int, int]:
+        """Which loop over ``epochs`` goes on, counted from 1, and with which pass."""
+        return (self._loop, self._epoch)
 
-    def load_state_dict(self, state: int) -> None:
-        """Let the next ``epochs`` begin with this pass."""
-        self._first = state
+    def load_state_dict(self, state: tuple[int, int]) -> None:
+        """Let that loop begin with that pass: those before it have come to their end."""
+        self._resumed = state
 
     def epochs(self, count: int) -> Iterator[int]:
         """Count passes over the data; a rewound one is served inside a later one and not counted twice."""
-        self.owned = True
+        self.owned = self.by_epochs = True
         return self._epochs(count)
 
     def steps(self, count: int) -> Iterator[int]:
@@ -53,17 +61,33 @@ class Counters:
 
     def _epochs(self, count: int) -> Iterator[int]:
         self._begin()
-        first, self._first = self._first, 0
+        self._loop += 1
+        loop, first = self._resumed
+        if self._loop > loop:
+            first = 0
+        elif self._loop < loop:
+            first = count
         for epoch in range(first, count):
             if self._stopped():
-                return
+                break
             self._epoch = epoch
-            yield epoch
+            self._epoch_begins()
+            yield from self._watched(epoch)
+        self._ended()
 
     def _steps(self, count: int) -> Iterator[int]:
         self._begin()
         while True:
             self._at_rest()
             if self._stopped() or self._step() >= count:
-                return
-            yield self._step()
+                break
+            yield from self._watched(self._step())
+        self._ended()
+
+    def _watched(self, number: int) -> Iterator[int]:
+        """A number for the loop, which may break off there."""
+        try:
+            yield number
+        except GeneratorExit:
+            self._ended(broken=True)
+            raise

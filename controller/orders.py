@@ -63,6 +63,12 @@ class Orders:
         """Go on with another's orders."""
         self.due, self.healthy, self._pending = state["due"], state["healthy"], state["pending"]
 
+    def gone_on(self) -> None:
+        """All of another process' state was taken over: no act is waited for that will not come any more."""
+        if self._pilot is not None:
+            waiting = None if self._pending is None else self._pending.decision
+            self._pilot.land(waiting, self._run.clock.tick)
+
     @property
     def flags(self) -> int:
         """What rank 0 puts into the control slot for the others."""

@@ -46,17 +46,41 @@ class Pilot:
         self._decided: dict[str, Decision] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The engine's state and the decisions that have no verdict yet; the monitors' is a snapshot's."""
-        return {"engine": self.engine.state_dict(), "decided": dict(self._decided)}
+        """Engine, the policy's own mode, decisions without a verdict; the monitors are a snapshot's."""
+        return {
+            "mode": self.policy.mode.value,
+            "engine": self.engine.state_dict(),
+            "decided": dict(self._decided),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on deciding where another has left off; the policy's own mode holds unless that one observed."""
+        """Go on deciding where another has left off.
+
+        The policy's own mode holds, unless the other came to observe though its policy acted: by the limits,
+        say.
+        """
         mode = self.engine.mode
         self.engine.load_state_dict(state["engine"])
-        if mode is Mode.OBSERVE:
+        if mode is Mode.OBSERVE or state["mode"] == Mode.OBSERVE.value:
             self.engine.mode = mode
         self._decided = dict(state["decided"])
         self._metrics.mode(self.engine.mode)
+
+    def land(self, waiting: Decision | None, tick: int) -> None:
+        """Once the state was taken over: what is in flight and does not wait any more gets its outcome.
+
+        A checkpoint that was written in the midst of an act does not hold it. Where the act ended with that
+        checkpoint it was applied; of any other nobody knows what became of it, so it is forgotten, uncharged.
+        """
+        flying = self.engine.in_flight
+        if flying is None or (waiting is not None and waiting.id == flying.id):
+            return
+        if flying.actions and flying.actions[-1].name == "checkpoint":
+            self._take(self.engine.record(Outcome(flying.id, Status.APPLIED, tick)), None)
+        else:
+            self._take(self.engine.command("resume", tick), None)
+        if not self.engine.awaits_verdict(flying):
+            self._decided.pop(flying.id, None)
 
     @property
     def acting(self) -> bool:

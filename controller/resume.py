@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .durable.checkpoints import Checkpoints, Entry, Parcel
-from .durable.files import DamagedCheckpoint, read_manifest
+import torch
+
+from .cycle import Cycle
+from .durable.checkpoints import Checkpoints, Entry, Parcel, of_others
+from .durable.files import DamagedCheckpoint, Manifest, read_manifest
 from .feed import Feed
+from .loader import WatchedLoader
+from .loop import Counters
 from .ranks import Ranks
+from .records import Records
 from .run import Run
 
 AUTO = "auto"
@@ -18,6 +24,10 @@ AUTO = "auto"
 NEEDS_COUNTER = (
     "resume: the loop's counter is its own and would begin anew: count with controller.epochs(n) or "
     "controller.steps(n)"
+)
+NEEDS_COUNTER_FIRST = (
+    "resume: a pass over the training loader has begun before controller.epochs or .steps was asked for its "
+    "first number: ask the counter first, as in zip(controller.steps(n), loader)"
 )
 NEEDS_PREPARE = "resume: nothing is prepared yet: call accelerator.prepare before controller.epochs or .steps"
 NEEDS_LOADER = (
@@ -34,7 +44,8 @@ def choose(ask: str | Path, checkpoints: Checkpoints, ranks: Ranks) -> tuple[str
         ranks: The run's processes.
 
     Raises:
-        ValueError: the one that was asked for cannot be read, or was written by another number of processes.
+        ValueError: the one that was asked for cannot be read; or it, or the newest, was written by another
+            number of processes: to begin anew would lose that run.
     """
     if ask != AUTO:
         return _only(Path(ask), checkpoints)
@@ -57,16 +68,75 @@ def _only(path: Path, checkpoints: Checkpoints) -> tuple[str, Parcel]:
 
 def _candidates(checkpoints: Checkpoints, ranks: Ranks) -> list[str]:
     """Names that every process has a complete part of, the one that rank 0 wrote last first."""
-    written: dict[str, float] = {}
+    found: dict[str, Manifest] = {}
     folders = sorted(checkpoints.folder.iterdir()) if checkpoints.folder.is_dir() else []
     for folder in filter(Path.is_dir, folders):
         try:
-            written[folder.name] = read_manifest(folder, ranks.rank).written
+            found[folder.name] = read_manifest(folder, ranks.rank)
         except DamagedCheckpoint as error:
             checkpoints.forget(folder.name, str(error))
-    everywhere = ranks.gather(written)
-    common = set.intersection(*(set(names) for names in everywhere))
-    return sorted(common, key=lambda name: -everywhere[0][name])
+    everywhere = ranks.gather(found)
+    names = sorted(everywhere[0], key=lambda name: -everywhere[0][name].written)
+    if names:
+        newest = everywhere[0][names[0]]
+        checkpoints.seen(newest.written)
+        if newest.world != ranks.world:
+            raise ValueError(f"resume: {checkpoints.folder / newest.name} {of_others(newest, ranks)}")
+    stamps = [{name: manifest.stamp for name, manifest in there.items()} for there in everywhere]
+    return [name for name in names if all(there.get(name) == stamps[0][name] for there in stamps)]
+
+
+def own_state(
+    cycle: Cycle, counters: Counters, records: Records | None, loaders: Sequence[WatchedLoader]
+) -> dict[str, Any]:
+    """What goes on from a durable checkpoint besides the training state."""
+    feed = cycle.run.feed
+    state: dict[str, Any] = {
+        name: part.state_dict() for name, part in _parts(cycle, counters, records).items()
+    }
+    state["optimizer"] = type(cycle.run.optimizer).__name__
+    if feed is not None:
+        state["feed"] = feed.state_dict()
+        state["loader"] = next(i for i, watched in enumerate(loaders) if watched.feed is feed)
+    return state
+
+
+def go_on(
+    ask: str | Path,
+    cycle: Cycle,
+    counters: Counters,
+    records: Records | None,
+    loaders: Sequence[WatchedLoader],
+) -> str | None:
+    """Put a prepared run where the checkpoint stands; returns its name, or None where there is none yet.
+
+    Raises:
+        ValueError: it cannot go on from there; the message says why and what helps.
+    """
+    run = cycle.run
+    chosen = choose(ask, run.checkpoints, run.ranks)
+    if chosen is None:
+        return None
+    name, parcel = chosen
+    if parcel.snapshot.moment.place is None or parcel.own["loader"] >= len(loaders):
+        raise ValueError(NEEDS_LOADER)
+    feed = loaders[parcel.own["loader"]].feed
+    if feed.serving:
+        raise ValueError(NEEDS_COUNTER_FIRST)
+    cycle.resume(feed)
+    put_in_place(run, name, parcel, feed, _parts(cycle, counters, records))
+    cycle.gone_on()
+    return name
+
+
+def _parts(cycle: Cycle, counters: Counters, records: Records | None) -> dict[str, Any]:
+    run = cycle.run
+    parts = {**cycle.parts(), "counters": counters, "checkpoints": run.checkpoints}
+    if run.mix is not None:
+        parts["mix"] = run.mix
+    if records is not None:
+        parts["pilot"] = records.pilot
+    return parts
 
 
 def put_in_place(
@@ -82,12 +152,12 @@ def put_in_place(
         parts: What goes on besides, by the names that ``Run.own_state`` gave their states.
 
     Raises:
-        ValueError: the checkpoint is of another model or optimizer.
+        ValueError: the checkpoint is of another model or optimizer, or holds an object that is not there.
     """
     snapshot, own = parcel.snapshot, parcel.own
     moment = snapshot.moment
+    _compare(run, parcel)
     if parcel.beside is None:
-        _compare(run, parcel)
         tensors = snapshot.tensors
     else:
         accelerator = run.accelerator
@@ -107,22 +177,51 @@ def put_in_place(
 
 
 def _compare(run: Run, parcel: Parcel) -> None:
-    """See that the model is the one that was saved; the optimizer's state may not exist yet."""
-    kept = {
-        label: tuple(tensor.shape)
-        for label, tensor in zip(parcel.labels, parcel.snapshot.tensors, strict=True)
-        if not label.startswith("optimizer.")
-    }
-    live = {
-        label: tuple(tensor.shape)
-        for label, tensor in zip(run.state.labels(), run.state.tensors(), strict=True)
-        if not label.startswith("optimizer.")
-    }
-    if kept == live:
-        return
-    differing = sorted(name for name in kept.keys() | live.keys() if kept.get(name) != live.get(name))
-    label = differing[0]
-    raise ValueError(
-        f"resume: the checkpoint is of another model: {len(differing)} tensors differ, the first is "
-        f"{label!r}: {kept.get(label, 'missing')} in the checkpoint, {live.get(label, 'missing')} now"
+    """See that what was saved has its counterpart in this run."""
+    kept, live = parcel.snapshot.small, run.state.small()
+    names = {"optimizer": parcel.own["optimizer"], "parameter groups": len(kept.groups)}
+    own = {"optimizer": type(run.optimizer).__name__, "parameter groups": len(live.groups)}
+    for what, was in names.items():
+        if was != own[what]:
+            raise ValueError(f"resume: the checkpoint's {what}: {was}; this run's: {own[what]}")
+    saved = {**kept.always, **kept.schedule}
+    if missing := sorted(saved.keys() - live.always.keys() - live.schedule.keys()):
+        raise ValueError(
+            f"resume: the checkpoint holds {', '.join(missing)}, which this run does not have: prepare or "
+            "register(...) before the loop what the earlier process had"
+        )
+    if parcel.beside is None:
+        _compare_models(run, parcel)
+
+
+def _compare_models(run: Run, parcel: Parcel) -> None:
+    """See that the model is the one that was saved; buffers may be made, or grow, when first needed."""
+    small = parcel.snapshot.small
+    kept = _shapes(parcel.labels, parcel.snapshot.tensors)
+    live = _shapes(run.state.labels(), run.state.tensors())
+    parameters = {*parcel.labels[: len(small.graded)], *run.state.labels()[: run.state.changing().start]}
+    differing = sorted(
+        name
+        for name in kept.keys() | live.keys()
+        if (name in parameters and kept.get(name) != live.get(name)) or name not in kept
     )
+    if differing:
+        label = differing[0]
+        raise ValueError(
+            f"resume: the checkpoint is of another model: {len(differing)} tensors differ, the first is "
+            f"{label!r}: {kept.get(label, 'missing')} in the checkpoint, {live.get(label, 'missing')} now"
+        )
+    modules = len(run.state.small().buffers)
+    if len(small.buffers) != modules:
+        raise ValueError(
+            f"resume: the checkpoint is of another model: it had {len(small.buffers)} modules, now {modules}"
+        )
+
+
+def _shapes(labels: Sequence[str], tensors: Sequence[torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """By name; the optimizer's state may not exist yet."""
+    return {
+        label: tuple(tensor.shape)
+        for label, tensor in zip(labels, tensors, strict=True)
+        if not label.startswith("optimizer.")
+    }

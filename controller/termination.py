@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -14,7 +15,8 @@ EXIT_CODE = 128 + signal.SIGTERM
 class Termination:
     """Notes SIGTERM while a run is under way; what was installed before is called, or obeyed, on leaving.
 
-    A second SIGTERM does not wait any more; one that comes before the run is ``armed`` has nothing to save.
+    A second SIGTERM does not wait any more; one that comes before the run is ``armed``, or after it, has
+    nothing to save.
     """
 
     def __init__(self) -> None:
@@ -22,6 +24,7 @@ class Termination:
         self.armed = False
         self._previous: Any = None
         self._installed = False
+        self._process = os.getpid()
 
     def install(self) -> None:
         """Listen from now on, unless SIGTERM is ignored or this is no main thread."""
@@ -32,7 +35,8 @@ class Termination:
         self._installed = True
 
     def release(self) -> None:
-        """Put back what was installed before."""
+        """Put back what was installed before; a handler that calls ours yet is not held up."""
+        self.armed = False
         if self._installed and signal.getsignal(signal.SIGTERM) == self._note:
             signal.signal(signal.SIGTERM, self._previous)
         self._installed = False
@@ -45,6 +49,11 @@ class Termination:
         raise SystemExit(EXIT_CODE)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A forked child (of a pool, say) has no run to save: whoever ends it would wait for it.
+            signal.signal(signal.SIGTERM, self._previous)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         if self.asked or not self.armed:
             self.leave()
         self.asked = True

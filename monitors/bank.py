@@ -128,7 +128,7 @@ class MonitorBank:
         facts: dict[str, dict[str, float]] = {}
         for watch in (*self._before_step, *self._after_step):
             reading = watch.readings[watch.instance]
-            numbers = {word: getattr(reading, word) for word in _NUMBERS}
+            numbers = {word: getattr(reading, word) for word in _NUMBERS} | dict(reading.extra or {})
             known = {word: number for word, number in numbers.items() if isfinite(number)}
             if known:
                 facts[watch.label] = known
@@ -151,12 +151,17 @@ class MonitorBank:
                     self._fail(watch, error)
             reading = watch.readings[watch.instance].to_json()
             state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
-        return {"monitors": state}
+        return {"monitors": state, "written": {spec.name: _written(spec) for spec in self._specs}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state: later readings are the same as the source's. What it lacks starts anew."""
+        """Take over a state: later readings are the same as the source's.
+
+        What it lacks starts anew, and so does a monitor that was written otherwise in the source's policy.
+        """
         self._start()
-        saved = state["monitors"]
+        now = {spec.name: _written(spec) for spec in self._specs}
+        then = {**now, **state.get("written", {})}
+        saved = {name: own for name, own in state["monitors"].items() if then.get(name) == now.get(name)}
         for star in self._stars:
             for instance in saved.get(star.spec.name, {}):
                 self._add(star.spec.name, instance, star.make(instance))
@@ -237,6 +242,11 @@ class MonitorBank:
             self._said.add(message)
             self.news = True
             self._errors.append(message)
+
+
+def _written(spec: MonitorSpec) -> str:
+    """A monitor as its policy writes it, to tell whether it is the same one."""
+    return f"{spec.type} {sorted(spec.params.items())}"
 
 
 def _share_scale(watch: _Watch, others: Iterable[_Watch]) -> None:

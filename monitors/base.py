@@ -34,12 +34,13 @@ def above_zero(parameter: str, value: float) -> None:
 class BaseMonitor:
     """A monitor that remembers its last reading, and says when it is STALE.
 
-    Subclasses list the attributes that hold the rest of their state in ``_state``, and declare how well they
-    work as ``conformance.Declared`` says. ``lateness`` was measured on steps of 1.5 to 15 noises and on ramps
-    of 4 to 16 noises in 50 to 200 measurements.
+    Subclasses list the attributes that hold the rest of their state in ``_state``, name the numbers that only
+    they tell in ``extra``, and declare how well they work as ``conformance.Declared`` says. ``lateness`` was
+    measured on steps of 1.5 to 15 noises and on ramps of 4 to 16 noises in 50 to 200 measurements.
     """
 
     before_step: bool = False
+    extra: ClassVar[tuple[str, ...]] = ()
     lateness: int = 0
     false_alarms_per_100k: float = 0.0
     step_noises: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adwin import Adwin
 from .baseline import Baseline
 from .divergence import Divergence
+from .forecast import ForecastMonitor
 from .frozen import Frozen
 from .guard import Guard
 from .jump import Jump
@@ -26,11 +27,19 @@ MONITORS: dict[str, type[Monitor]] = {
     "shift": Shift,
     "jump": Jump,
     "frozen": Frozen,
+    "forecast": ForecastMonitor,
     "adwin": Adwin,
     "page_hinkley": PageHinkley,
     "baseline": Baseline,
 }
 """Type in a policy -> class. ``conformance`` tests every one of them."""
+
+
+def extra_numbers(kind: str | None) -> tuple[str, ...]:
+    """The names of what only monitors of a type tell, beside what all do; for None, of all types together."""
+    if kind is None:
+        return tuple(dict.fromkeys(name for known in MONITORS for name in extra_numbers(known)))
+    return tuple(getattr(MONITORS[kind], "extra", ()))
 
 
 def make_monitor(spec: MonitorSpec, signal: str | None = None) -> Monitor:

@@ -54,10 +54,11 @@ class Sample:
 class Reading:
     """What one monitor says of its signal. Not frozen: dozens are made every tick.
 
-    ``tick`` is the tick of the newest measurement it speaks of (-1 before the first), so a consumer
-    sees whether it is new. ``onset`` is the tick at which the change began, set while bad or warning.
-    ``level`` and ``noise`` are the robust location and scale of the healthy signal, in its own units.
-    ``reason`` is written only when the health is not OK.
+    ``tick`` is the tick of the newest measurement it speaks of (-1 before the first), so a consumer sees
+    whether it is new. ``onset`` is the tick at which the change began, set while bad or warning. ``level``
+    and ``noise`` are the robust location and scale of the healthy signal, in its own units. ``reason`` is
+    written only when the health is not OK. ``extra`` are numbers that only some types of monitor tell, under
+    the names that the class declares as its ``extra``.
     """
 
     health: Health
@@ -69,6 +70,7 @@ class Reading:
     level: float = nan
     noise: float = nan
     reason: str = ""
+    extra: Mapping[str, float] | None = None
 
     @property
     def bad(self) -> bool:
@@ -79,16 +81,23 @@ class Reading:
         """All of it, as strict JSON: a number that is not finite is a word."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         values["health"] = self.health.value
-        return {
-            name: str(value) if isinstance(value, float) and not isfinite(value) else value
-            for name, value in values.items()
-        }
+        extra = values.pop("extra")
+        plain = {name: _plain(value) for name, value in values.items()}
+        if extra is not None:
+            plain["extra"] = {name: _plain(value) for name, value in extra.items()}
+        return plain
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Reading:
         """The inverse of ``to_json``."""
         numbers = {name: float(state[name]) for name in ("value", "score", "threshold", "level", "noise")}
-        return cls(**{**state, **numbers, "health": Health(state["health"])})
+        told = state.get("extra")
+        extra = None if told is None else {name: float(value) for name, value in told.items()}
+        return cls(**{**state, **numbers, "health": Health(state["health"]), "extra": extra})
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 class ParameterError(ValueError):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from ..monitors.types import Reading, Sample
-from .expression_terms import level, noise, score, threshold, value
+from .expression_terms import extra, level, noise, score, threshold, value
 from .expressions import Expression, Readings
 from .model import Rule
 from .types import Decision, Disposition
@@ -50,6 +50,7 @@ def facts_of(readings: Readings) -> dict[str, dict[str, float]]:
     for name, instances in readings.items():
         for instance, reading in instances.items():
             numbers = {word: number(reading) for word, number in _NUMBERS.items()}
+            numbers |= {word: extra(reading, word) for word in reading.extra or ()}
             known = {word: number for word, number in numbers.items() if math.isfinite(number)}
             if known:
                 facts[labelled(name, instance)] = known

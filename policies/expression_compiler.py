@@ -24,7 +24,7 @@ MAX_DEPTH = 40
 """Of an expression's tree: beyond what a person reads, and well within what Python's own parser takes."""
 
 _GROUPS = ("any", "all", "count")
-RESERVED = frozenset({"this", "signal", "isnan", "forecast", *PLACES, *_GROUPS, *FUNCTIONS})
+RESERVED = frozenset({"this", "signal", "isnan", *PLACES, *_GROUPS, *FUNCTIONS})
 """Words of the language, which no monitor may take for its name."""
 
 _ARITHMETIC: dict[type[ast.operator], str] = {

@@ -19,14 +19,16 @@ PLACES = {"before": "B", "target": "T"}
 class Scope:
     """The names that an expression may use.
 
-    ``monitors`` says of each whether it has instances (its signal has a star). ``foreach`` is the monitor
-    behind ``this``. ``on_trial`` allows ``before.*`` and ``target.*``: only a verification has them.
+    ``monitors`` says of each whether it has instances (its signal has a star), ``extra`` which numbers it
+    tells that others do not. ``foreach`` is the monitor behind ``this``. ``on_trial`` allows ``before.*`` and
+    ``target.*``: only a verification has them.
     """
 
     monitors: Mapping[str, bool] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
     foreach: str | None = None
     on_trial: bool = False
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Condition(NamedTuple):
@@ -101,6 +103,8 @@ class References:
         elif node.attr in CONDITIONS:
             holds, fails = (f"({subject.reading}.health in {node.attr}_{rail})" for rail in Condition._fields)
             return Condition(holds, fails)
+        elif node.attr in self._extra(subject):
+            code = f"extra({subject.reading}, {node.attr!r})"
         else:
             code = f"{node.attr}({subject.reading})"
         if self._group is None:
@@ -183,12 +187,18 @@ class References:
 
     def _check_attribute(self, node: ast.Attribute, subject: _Subject, place: str) -> None:
         name = node.attr
-        known = CONDITIONS | NUMBERS
+        extra = self._extra(subject)
+        known = (CONDITIONS | NUMBERS).union(extra)
         if name not in known:
             raise Mistake(node, f"'{self._words(node.value)}' has no '{name}'{nearest(name, known)}")
         if subject.name in self.signals and name in JUDGEMENTS:
             raise Mistake(
                 node, f"'{name}' is for monitors, and '{subject.name}' is a signal: name one that watches it"
             )
-        if place and name not in FACTS:
-            raise Mistake(node, f"'{place}' does not keep '{name}', only {', '.join(sorted(FACTS))}")
+        kept = FACTS.union(extra)
+        if place and name not in kept:
+            raise Mistake(node, f"'{place}' does not keep '{name}', only {', '.join(sorted(kept))}")
+
+    def _extra(self, subject: _Subject) -> tuple[str, ...]:
+        """The numbers that only this monitor tells."""
+        return () if subject.name in self.signals else self._scope.extra.get(subject.name, ())

@@ -66,6 +66,13 @@ def onset(reading: Reading) -> float:
     return nan if reading.onset is None or reading.health not in _JUDGED else reading.onset
 
 
+def extra(reading: Reading, name: str) -> float:
+    """A number that only some types of monitor tell."""
+    if reading.extra is None or reading.health not in _JUDGED:
+        return nan
+    return reading.extra.get(name, nan)
+
+
 def z(reading: Reading) -> float:
     """How many noises the value lies above the level."""
     if reading.health not in _JUDGED:
@@ -167,7 +174,7 @@ NAMESPACE: dict[str, Any] = {
     **{
         function.__name__: function
         for function in (
-            *(value, level, noise, z, ratio, score, threshold, onset, fact, is_nan, is_no_nan),
+            *(value, level, noise, z, ratio, score, threshold, onset, extra, fact, is_nan, is_no_nan),
             *(divide, power, sqrt, log, exp, minimum, maximum),
         )
     },

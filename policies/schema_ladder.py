@@ -92,6 +92,8 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
             faults.append(Fault(place, "stop must stand alone in its rung: nothing comes after it"))
         if priority_of(action.name) is Priority.SKIP and _rolls_back(rung):
             faults.append(Fault(place, f"{action.name} is not needed beside rollback, which undoes the step"))
+        if priority_of(action.name) is Priority.SKIP and _saves(rung):
+            faults.append(Fault(place, f"{action.name} cannot stand beside checkpoint: its tick is not over"))
         target = ACTIONS[action.name].target(action.params) or action.name
         if target in taken:
             what = "is here twice" if target == action.name else f"is the second action on {target}"
@@ -101,3 +103,7 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
 
 def _rolls_back(rung: list[_Placed]) -> bool:
     return any(priority_of(action.name) is Priority.ROLLBACK for _, action in rung)
+
+
+def _saves(rung: list[_Placed]) -> bool:
+    return any(action.name == "checkpoint" for _, action in rung)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from ..monitors.registry import MONITORS
+from ..monitors.registry import MONITORS, extra_numbers
 from ..monitors.types import Monitor, MonitorSpec, ParameterError
 from .document import Entry, Fault, Node
 from .expression_compiler import RESERVED
@@ -42,6 +42,7 @@ class KnownMonitor:
     spec: MonitorSpec | None
     starred: bool
     before_step: bool
+    extra: tuple[str, ...]
 
 
 def read_monitors(node: Node | None, signals: Signals, faults: list[Fault]) -> dict[str, KnownMonitor]:
@@ -66,15 +67,16 @@ def _read_monitor(name: str, entry: Entry, signals: Signals, faults: list[Fault]
     entries = entry.node.entries
     if entries is None:
         faults.append(Fault(entry.node.place, f"must be a mapping with a 'type', got {entry.node}"))
-        return KnownMonitor(None, starred=False, before_step=True)
+        return KnownMonitor(None, starred=False, before_step=True, extra=extra_numbers(None))
     starred = "signal" in entries and "*" in entries["signal"].node.text
     kind = _type(entry.node, entries, faults)
     if kind is None:
-        return KnownMonitor(None, starred, before_step=True)
+        return KnownMonitor(None, starred, before_step=True, extra=extra_numbers(None))
     params = _parameters(kind, entry.node, entries, signals, faults)
     monitor = None if faults else _made(MONITORS[kind], params, entry.node, entries, faults)
     spec = MonitorSpec(name, kind, params) if monitor else None
-    return KnownMonitor(spec, starred, bool(getattr(monitor or MONITORS[kind], "before_step", False)))
+    before_step = bool(getattr(monitor or MONITORS[kind], "before_step", False))
+    return KnownMonitor(spec, starred, before_step, extra_numbers(kind))
 
 
 def _objection_to_name(name: str, signals: Signals) -> str | None:

@@ -141,7 +141,9 @@ class _RuleReader:
                 self._entries["foreach"].node,
                 f"foreach needs a monitor whose signal has a star, and that of '{foreach}' has none",
             )
-        return Scope({**starred, **({foreach: True} if foreach else {})}, self._around.signals, foreach)
+        extra = {name: monitor.extra for name, monitor in self._around.monitors.items()}
+        known = {**starred, **({foreach: True} if foreach else {})}
+        return Scope(known, self._around.signals, foreach, extra=extra)
 
     def _expression(self, node: Node | None, key: str, scope: Scope) -> Expression | None:
         if node is None:

@@ -140,3 +140,41 @@ def test_detection_counts_a_fault_once_and_only_where_its_signal_is(
     assert watches[own]["families"]["synthetic"] is None
     assert watches[own]["families"]["tiny x"]["found"] == 1
     assert watches["Megatron 10x"]["families"]["ramp 5 %"]["found"] == 0
+
+
+@pytest.fixture(scope="module")
+def forecasting(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Table and JSON of made-up runs."""
+    written = tmp_path_factory.mktemp("benchmarks") / "forecasting.json"
+    table = run("forecasting.py", "--seed", "3", "--calibrate", "--json", str(written))
+    return table, json.loads(written.read_text(encoding="utf-8"))
+
+
+def test_forecasting_compares_every_forecaster_at_every_share(
+    forecasting: tuple[str, dict[str, Any]],
+) -> None:
+    table, result = forecasting
+    assert (result["benchmark"], result["seed"]) == ("forecasting", 3)
+    forecasters = ("last value", "power law", "schedule", "references")
+    rows = {(row["forecaster"], row["share"]): row for row in result["results"]}
+    assert rows.keys() == {(name, share) for name in forecasters for share in (0.25, 0.5, 0.75)}
+    for (name, _), row in rows.items():
+        assert row["error"] >= 0
+        assert row["error_by_group"] >= 0
+        assert ("coverage" in row) == ("ms" in row) == (name != "last value")
+        assert name == "last value" or (0 <= row["coverage"] <= 100 and row["width"] > 0 and row["ms"] > 0)
+    assert {row["method"] for row in result["calibration"]} == set(forecasters[1:])
+    for words in (*forecasters, "coverage %", "units of reach"):
+        assert words in table
+
+
+def test_forecasting_takes_what_a_folder_holds(tmp_path: Path) -> None:
+    steps = np.arange(1.0, 31.0) * 100
+    once = np.stack([steps, 2 + 30 * steps**-0.6, 1 - steps / 3000])
+    np.savez(tmp_path / "forecast_nanogpt.npz", a=np.concatenate([once, once], axis=1))
+    facts = [{"id": "a", "group": "g"}]
+    (tmp_path / "forecast_nanogpt.json").write_text(json.dumps(facts), encoding="utf-8")
+    result = json.loads(run("forecasting.py", "--traces", str(tmp_path), "--json"))
+    assert {row["source"] for row in result["results"]} == {"forecast_nanogpt"}
+    assert {row["runs"] for row in result["results"]} == {2}, "steps that start again begin another run"
+    assert next(row["target"] for row in result["results"] if row["forecaster"] == "schedule") == 2.4

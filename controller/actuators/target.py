@@ -21,6 +21,7 @@ def find_target(run: Run, decision: Decision, to: Any) -> Snapshot:
     Raises:
         Refused: there is none.
     """
+    run.checkpoints.settle()  # one that is still being written serves too, and is of this course
     _keep_common(run)
     while True:
         tick, name = run.ranks.ask_main(lambda: _choose(run, decision, to))

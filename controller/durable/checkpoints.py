@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -62,6 +63,7 @@ class Parcel:
     own: Mapping[str, Any]
     done: Callable[[], None] = lambda: None
     beside: str | None = None
+    stamp: str = ""
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Checkpoints:
         self.plan = plan
         self.entries: list[Entry] = []
         self.last_tick = 0
+        self._newest = 0.0
         self._ranks = ranks
         self._told = told
         self._pool: ThreadPoolExecutor | None = None
@@ -111,7 +114,9 @@ class Checkpoints:
         """
         self.settle()
         entry = Entry(name, clock.tick, clock.step, good=False)
-        about = Manifest(name, clock.tick, clock.step, clock.branch, self._ranks.rank, self._ranks.world)
+        stamp = self._ranks.share(f"{time.time_ns():x}")
+        rank, world = self._ranks.rank, self._ranks.world
+        about = Manifest(name, clock.tick, clock.step, clock.branch, rank, world, stamp, self._newest)
         self.last_tick = clock.tick
         written: Future[Manifest]
         done = _nothing
@@ -193,8 +198,10 @@ class Checkpoints:
         return pending
 
     def _tell_written(self, entry: Entry, pending: _Pending) -> None:
-        size = pending.written.result().bytes
-        self._told("checkpoint", entry.tick, {"name": entry.name, "bytes": size, "good": entry.good})
+        manifest = pending.written.result()
+        self.seen(manifest.written)
+        detail = {"name": entry.name, "bytes": manifest.bytes, "good": entry.good}
+        self._told("checkpoint", entry.tick, detail)
 
     def named(self, name: str) -> Entry | None:
         """The one of this name."""
@@ -204,14 +211,11 @@ class Checkpoints:
         """A checkpoint, every byte of it verified. Raises DamagedCheckpoint."""
         manifest, tensors, state = load(self.folder / name, self._ranks.rank)
         if manifest.world != self._ranks.world:
-            raise DamagedCheckpoint(
-                f"{self.folder / name} was written by {manifest.world} processes and this run has "
-                f"{self._ranks.world}: a run goes on with as many as it had"
-            )
+            raise DamagedCheckpoint(f"{self.folder / name} {of_others(manifest, self._ranks)}")
         labels = state["labels"]
         kept = [tensors[label] for label in labels]
         snapshot = Snapshot(state["moment"], kept, state["small"], state["good"])
-        return Parcel(snapshot, labels, state["own"], beside=state["beside"])
+        return Parcel(snapshot, labels, state["own"], beside=state["beside"], stamp=manifest.stamp)
 
     def read_together(self, name: str) -> tuple[Parcel | None, str]:
         """The same where every process can read its part; else None, and why one of them cannot."""
@@ -220,7 +224,10 @@ class Checkpoints:
             parcel = self.read(name)
         except ValueError as error:
             failure = str(error)
-        failures = [why for why in self._ranks.gather(failure) if why]
+        answers = self._ranks.gather((failure, parcel and parcel.stamp))
+        failures = [why for why, _ in answers if why]
+        if not failures and len({stamp for _, stamp in answers}) > 1:
+            failures = [f"{self.folder / name}: its parts were not written at the same time"]
         return (None, failures[0]) if failures else (parcel, "")
 
     def forget(self, name: str, why: str) -> None:
@@ -229,12 +236,17 @@ class Checkpoints:
         self.entries = [e for e in self.entries if e.name != name]
         self._fail(entry, why)
 
+    def seen(self, written: float) -> None:
+        """There is a checkpoint that says it was written then: those to come are newer."""
+        self._newest = max(self._newest, written)
+
     def gone_on_from(self, entry: Entry) -> None:
         """The run was resumed from this one: what other courses have left on disk is older from now on."""
         self._take_in(entry)
         folder = self.folder / entry.name
         try:
-            put_manifest(folder, read_manifest(folder, self._ranks.rank))
+            manifest = replace(read_manifest(folder, self._ranks.rank), written=self._newest)
+            self.seen(put_manifest(folder, manifest).written)
         except (OSError, DamagedCheckpoint) as error:  # a disk that takes nothing more: it can still be read
             self._fail(entry, f"it could not be marked as the newest: {error}")
 
@@ -248,7 +260,11 @@ class Checkpoints:
         They stay on disk until the next one is complete, which is due at once: a run that dies before that
         resumes from them, and goes back again.
         """
-        self.entries = [e for e in self.entries if e.tick <= target or not e.automatic]
+        self.entries = [
+            e if e.tick <= target else replace(e, good=False)
+            for e in self.entries
+            if e.tick <= target or not e.automatic
+        ]
         if self.plan.every is not None:
             self.last_tick = now - self.plan.every
 
@@ -280,6 +296,14 @@ class Checkpoints:
             number = path.name.removeprefix(AUTOMATIC)
             if path.name not in names and number.isdecimal() and int(number) < tick:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def of_others(manifest: Manifest, ranks: Ranks) -> str:
+    """Why a checkpoint cannot be gone on from by another number of processes."""
+    return (
+        f"was written by {manifest.world} processes and this run has {ranks.world}: a run goes on with as "
+        "many as it had"
+    )
 
 
 def automatic_name(tick: int) -> str:

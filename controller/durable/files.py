@@ -7,7 +7,7 @@
     RUN/checkpoints/NAME/rank-0.json                 the manifest, renamed into place last
 
 Each file is written under a temporary name, synced and renamed; the manifest names the others with their
-sizes and SHA-256, so that a part which is written anew (STAMP is the time) replaces the older one at once.
+sizes and SHA-256, so that a part which is written anew (under another STAMP) replaces the older one at once.
 A checkpoint without a readable manifest, or whose files differ from it, is none. The state is a pickle, as
 in Accelerate's own checkpoints: load only what your own runs have written.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -44,7 +45,9 @@ class DamagedCheckpoint(ValueError):
 class Manifest:
     """What a process says of its part of a checkpoint.
 
-    ``files`` maps names to size in bytes and SHA-256. ``written`` is Unix time.
+    ``stamp`` is the same in the parts of all processes, and another one each time a checkpoint is written:
+    parts that two attempts have left under one name are no checkpoint. ``files`` maps names to size in bytes
+    and SHA-256. ``written`` is Unix time, or a little more where that of an older checkpoint was ahead.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Manifest:
     branch: int
     rank: int
     world: int
+    stamp: str
     written: float = 0.0
     files: Mapping[str, tuple[int, str]] | None = None
     format: int = FORMAT
@@ -79,7 +83,7 @@ def write(
         OSError: the disk is full, read-only or gone; what was half written is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"rank-{about.rank}.{time.time_ns():x}"
+    stem = f"rank-{about.rank}.{about.stamp}"
     files: dict[str, tuple[int, str]] = {}
     try:
         if tensors:
@@ -96,6 +100,8 @@ def write(
         manifest = put_manifest(folder, replace(about, files=files))
     except BaseException:
         _remove(folder, f"{stem}.")
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
         raise
     _remove(folder, f"rank-{about.rank}.", keep={*files, manifest_name(about.rank)})
     for older in folder.glob(f"{BESIDE}*") if beside is not None else ():
@@ -106,8 +112,9 @@ def write(
 
 
 def put_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Say that a part is complete as of now. Raises OSError."""
-    stamped = replace(manifest, written=time.time())
+    """Say that a part is complete as of now, and newer than ``manifest`` says. Raises OSError."""
+    # The clock of an earlier life may have been ahead: what comes later is newer all the same.
+    stamped = replace(manifest, written=max(time.time(), math.nextafter(manifest.written, math.inf)))
     text = json.dumps(asdict(stamped), indent=1)
     _put(folder / manifest_name(manifest.rank), lambda path: path.write_text(text, encoding="utf-8"))
     return stamped

@@ -22,7 +22,7 @@ _RESULTS = {
 
 @dataclass(slots=True)
 class Story:
-    """A decision, and all that followed from it in the same attempt."""
+    """A decision, and all that followed from it: in its attempt, or in one that went on from a checkpoint."""
 
     attempt: int
     time: float
@@ -33,16 +33,18 @@ class Story:
 
 def stories(reader: JournalReader, attempt: int | None = None) -> list[Story]:
     """Every decision of a journal with its outcomes and verdicts, in order."""
-    told: dict[tuple[int, str], Story] = {}
-    for entry in reader.entries(attempt, samples=False):
+    told: list[Story] = []
+    newest: dict[str, Story] = {}
+    for entry in reader.entries(samples=False):
         item = entry.item
         if isinstance(item, Decision):
-            told[entry.attempt, item.id] = Story(entry.attempt, entry.time, item)
-        elif isinstance(item, Outcome) and (story := told.get((entry.attempt, item.decision_id))):
-            story.outcomes.append(item)
-        elif isinstance(item, Verdict) and (story := told.get((entry.attempt, item.decision_id))):
-            story.verdicts.append(item)
-    return list(told.values())
+            newest[item.id] = Story(entry.attempt, entry.time, item)
+            told.append(newest[item.id])
+        elif isinstance(item, Outcome) and item.decision_id in newest:
+            newest[item.decision_id].outcomes.append(item)
+        elif isinstance(item, Verdict) and item.decision_id in newest:
+            newest[item.decision_id].verdicts.append(item)
+    return [story for story in told if attempt in (None, story.attempt)]
 
 
 def tell(story: Story, signals: Mapping[str, str], onset_step: int | None = None) -> str:

@@ -217,8 +217,8 @@ def train(
     tick = 0
     for _ in counter:
         if controller is not None and controller.resumed is not None:
-            assert controller._cycle is not None
-            tick = controller._cycle.run.clock.tick
+            assert controller._wiring.cycle is not None
+            tick = controller._wiring.cycle.run.clock.tick
         model.train()
         for batch in islice(loader, break_off if tick == 0 else None):
             x, y, ids = batch[:3] if not isinstance(batch, dict) else (batch["x"], batch["y"], batch["id"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,12 @@ def test_weights_can_be_read_without_midcourse(tmp_path: Path) -> None:
 def test_what_fails_to_be_written_leaves_the_older_one_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = files.Manifest("x", 1, 1, 0, rank=0, world=1)
+    about = files.Manifest("x", 1, 1, 0, rank=0, world=1, stamp="a")
     folder = tmp_path / "x"
     files.write(folder, about, {"a": torch.ones(3)}, "old")
     monkeypatch.setattr(files.torch, "save", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
     with pytest.raises(OSError, match="no"):
-        files.write(folder, about, {"a": torch.zeros(3)}, "new")
+        files.write(folder, replace(about, stamp="b"), {"a": torch.zeros(3)}, "new")
     _, tensors, state = files.load(folder, 0)
     assert (tensors["a"].tolist(), state) == ([1.0] * 3, "old")
     assert len(list(folder.iterdir())) == 3

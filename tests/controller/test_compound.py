@@ -143,7 +143,7 @@ def assert_untouched(
     assert tried.rates == plain.rates
     assert tried.matches(plain)
     assert end_of_tried.same_as(end)
-    ours, theirs = (trace.controller._cycle.run for trace in (tried, plain))  # type: ignore[union-attr]
+    ours, theirs = (trace.controller._wiring.cycle.run for trace in (tried, plain))  # type: ignore[union-attr]
     assert rollback.identical(ours.state.tensors(), theirs.state.tensors())
     assert ours.state.schedule() == theirs.state.schedule()
     assert ours.mix.state_dict() == theirs.mix.state_dict()

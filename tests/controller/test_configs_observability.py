@@ -203,6 +203,7 @@ def test_a_real_prometheus_answers_every_expression(served: tuple[Metrics, Serve
     metrics.outcome(Outcome(acted.id, Status.FAILED, 2), acted)
     metrics.verdict(Verdict(acted.id, Result.DID_NOT_HELP, 9), acted)
     metrics.error("monitor")
+    metrics.error("checkpoint")
     metrics.snapshot(1, 1000, 0.1)
     server.wait_for(PANELS + ANNOTATIONS)
     [answer] = server.value_of('increase(midcourse_decisions_total{rule="off-course",disposition="act"}[1m])')

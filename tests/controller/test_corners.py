@@ -200,7 +200,7 @@ def test_a_scheduler_may_be_made_of_the_prepared_optimizer(steered: Any) -> None
             optimizer.zero_grad()
     assert scheduler.get_last_lr() == pytest.approx([0.01 * 0.1**4])
     # It is not restored, so data cannot be rewound: said at the start.
-    assert "scheduler" in controller._cycle.run.rewinds
+    assert "scheduler" in controller._wiring.cycle.run.rewinds
 
 
 def test_what_is_prepared_a_second_time_is_no_second_one(steered: Any) -> None:
@@ -214,7 +214,7 @@ def test_what_is_prepared_a_second_time_is_no_second_one(steered: Any) -> None:
         accelerator.backward(model(x).square().mean())
         optimizer.step()
         optimizer.zero_grad()
-    assert controller._cycle.run.clock.tick == 20
+    assert controller._wiring.cycle.run.clock.tick == 20
 
 
 @pytest.mark.parametrize("prepared", [True, False])
@@ -247,7 +247,7 @@ def test_a_step_that_calls_its_parents_is_one_tick(steered: Any) -> None:
         accelerator.backward(model(torch.ones(8)).square().sum())
         optimizer.step()
         optimizer.zero_grad()
-    assert controller._cycle.run.clock.tick == 3
+    assert controller._wiring.cycle.run.clock.tick == 3
 
 
 def test_one_controller_at_a_time_holds_an_accelerator(steered: Any, tmp_path: Path) -> None:

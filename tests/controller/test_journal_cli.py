@@ -158,3 +158,17 @@ def test_it_never_loads_torch(run: Path) -> None:
         "assert not {'torch', 'accelerate', 'river'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True, capture_output=True)
+
+
+def test_what_became_of_the_process_is_told(tmp_path: Path) -> None:
+    journal = started(tmp_path)
+    journal.event("resumed", 20, {"checkpoint": "tick-00000020", "step": 18, "branch": 1})
+    journal.event("checkpoint", 25, {"name": "tick-00000025", "bytes": 1, "good": True})
+    journal.event("checkpoint_failed", 30, {"name": "tick-00000030", "reason": "the disk is full"})
+    journal.event("terminated", 33, {"signal": "SIGTERM"})
+    journal.close()
+    told = CliRunner().invoke(main, ["journal", str(tmp_path)]).output
+    assert "went on from checkpoint tick-00000020, after step 18" in told
+    assert "checkpoint tick-00000030 failed: the disk is full" in told
+    assert "was asked to end by SIGTERM, and left" in told
+    assert "tick-00000025" not in told

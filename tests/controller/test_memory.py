@@ -22,7 +22,7 @@ STATE = 3 * 4 * (8 * 16 + 16 + 16 + 1) + 4 * 4
 def lines(run_dir: Path, policy: str) -> tuple[list[str], dict[str, object]]:
     trace = train(run_dir, policy, epochs=1)
     assert trace.controller is not None
-    cycle = trace.controller._cycle
+    cycle = trace.controller._wiring.cycle
     assert cycle is not None
     told = report(cycle.run, parse_policy(policy), parse_policy(policy).mode, [])
     return [line for line in told.lines if line.startswith("snapshots")], told.facts["snapshots"]

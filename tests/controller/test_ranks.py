@@ -82,7 +82,7 @@ def unequal(run_dir: Path, alone: int) -> tuple[list[dict[str, float]], list[flo
     )
     losses, rank = [], rank_here()
     exchanged: list[dict[str, float]] = []
-    cycle: Any = controller._cycle
+    cycle: Any = controller._wiring.cycle
     for n, (x, y, _) in enumerate(loader):
         loss = ((model(x) - y) ** 2).mean()
         losses.append(loss.item())

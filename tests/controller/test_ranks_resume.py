@@ -111,6 +111,23 @@ def test_what_one_process_lacks_neither_resumes_from(ranks: Ranks, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_parts_that_two_attempts_have_left_are_no_checkpoint(ranks: Ranks, tmp_path: Path) -> None:
+    plain = ranks.run(loop)
+    for run in ("first", "second"):
+        ranks.run(dies, loop, tmp_path / run, POLICY, die_at=18)
+    there, other = (tmp_path / run / "checkpoints" / "tick-00000015" for run in ("first", "second"))
+    for path in there.glob("rank-1.*"):
+        path.unlink()
+    for path in other.glob("rank-1.*"):
+        path.rename(there / path.name)
+    with pytest.raises(AssertionError, match="its parts were not written at the same time"):
+        ranks.run(loop, tmp_path / "first", POLICY, resume=there)
+    resumed = ranks.run(loop, tmp_path / "first", POLICY, resume="auto")
+    assert [event.detail["step"] for event in events(tmp_path / "first", "resumed")] == [10]
+    assert all(same(a, b) for a, b in zip(plain, resumed, strict=True))
+
+
+@pytest.mark.slow
 def test_another_number_of_processes_is_told(ranks: Ranks, tmp_path: Path) -> None:
     ranks.run(dies, loop, tmp_path, POLICY, die_at=18)
     for manifest in tmp_path.glob("checkpoints/*/rank-*.json"):

@@ -15,9 +15,15 @@ from midcourse.monitors.registry import MONITORS
 from midcourse.monitors.sustained_rise import SustainedRise
 from midcourse.monitors.types import Health, Reading, Sample
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "guard": {},
+    "forecast": {"signal": "loss", "horizon": 4000, "every": 50},  # as many fits in each 300 measurements
+}
+"""Parameters without which a type is not made, where they are not a signal alone."""
+
 
 def maker(kind: str, **params: Any) -> Callable[[], Any]:
-    own = params if kind == "guard" else {"signal": "loss", **params}
+    own = {**NEEDED.get(kind, {"signal": "loss"}), **params}
     return lambda: MONITORS[kind](**own)
 
 
@@ -27,6 +33,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "divergence in log": maker("divergence", log=True),
     "sustained_rise over 128": maker("sustained_rise", window=128),
     "too_good in log": maker("too_good", log=True),
+    "forecast by its schedule": maker("forecast", schedule="linear", target=3.0),
     "stalled in short blocks": maker("stalled", block=20),
 }
 CASES = [(name, check) for name, make in MAKERS.items() for check in yield_checks(make)]

@@ -28,7 +28,8 @@ ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline", "fro
 
 
 def monitor(kind: str, **params: Any) -> Any:
-    return MONITORS[kind](**{"signal": "loss", **params})
+    needed = {"horizon": 4000} if kind == "forecast" else {}
+    return MONITORS[kind](**{"signal": "loss", **needed, **params})
 
 
 def alarms(readings: Sequence[Reading]) -> list[int]:

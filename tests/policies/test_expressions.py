@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midcourse.monitors.types import Health, Reading
+from midcourse.policies.evidence import facts_of
 from midcourse.policies.expression_compiler import MAX_CHARACTERS, compile_expression
 from midcourse.policies.expression_references import Scope
 from midcourse.policies.expressions import Expression
@@ -163,6 +164,55 @@ def test_names_are_what_the_engine_must_provide() -> None:
     assert expression.foreach == "source"
     assert (expression.uses_before, expression.uses_target) == (False, True)
     assert compiled("rise.bad").foreach is None
+
+
+OUTCOME = Scope(
+    {"outcome": False, "ends": True, "rise": False},
+    foreach="ends",
+    on_trial=True,
+    extra={"outcome": ("final", "low"), "ends": ("final",)},
+)
+
+
+def forecast_reading(health: Health = Health.OK, **extra: float) -> Reading:
+    return Reading(health, 7, 3.0, level=1.0, noise=0.5, extra=extra or None)
+
+
+@pytest.mark.parametrize(
+    ("told", "answer"),
+    [
+        (forecast_reading(final=2.6, low=2.5), True),
+        (forecast_reading(final=2.6, low=2.3), False),
+        (forecast_reading(final=2.6, low=nan), None),
+        (forecast_reading(final=2.6), None),
+        (forecast_reading(), None),
+        (forecast_reading(Health.WARMUP, final=2.6, low=2.5), None),
+        (forecast_reading(Health.STALE, final=2.6, low=2.5), None),
+        (forecast_reading(Health.ALARM, final=2.6, low=2.5), True),
+    ],
+)
+def test_numbers_that_only_some_monitors_tell_are_read_and_unknown_until_told(
+    told: Reading, answer: bool | None
+) -> None:
+    expression = compiled("outcome.final > 2.5 and outcome.low > 2.4", OUTCOME)
+    assert expression({"outcome": {"": told}}) is answer
+
+
+def test_they_are_read_of_instances_and_of_facts_too() -> None:
+    ends = {"a": forecast_reading(final=3.0), "b": forecast_reading(final=2.0)}
+    assert compiled("this.final > 2.5", OUTCOME)({"ends": ends}, "a") is True
+    assert compiled("count(ends.final > 2.5) == 1", OUTCOME)({"ends": ends}) is True
+    better = compiled("outcome.final < before.outcome.final", OUTCOME)
+    now = {"outcome": {"": forecast_reading(final=2.0)}}
+    assert better(now, "", {"outcome": {"final": 2.5}}) is True
+    assert better(now, "", {"outcome": {"level": 2.5}}) is None
+    assert facts_of(now)["outcome"]["final"] == 2.0
+
+
+def test_a_number_that_a_monitor_does_not_tell_is_refused_with_the_nearest_one() -> None:
+    assert mistakes_in("outcome.finl > 2", OUTCOME) == [(0, "'outcome' has no 'finl': did you mean 'final'?")]
+    assert mistakes_in("rise.final > 2", OUTCOME) == [(0, "'rise' has no 'final'")]
+    assert mistakes_in("outcome.final", OUTCOME)[0][1].startswith("'outcome.final' is a number")
 
 
 def test_numbers_are_told_in_the_words_of_the_expression() -> None:

@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from midcourse.monitors.types import MonitorSpec
+from midcourse.monitors.bank import MonitorBank
+from midcourse.monitors.types import Health, MonitorSpec, Sample
 from midcourse.policies.actions import ACTIONS, Priority
 from midcourse.policies.model import Store
 from midcourse.policies.policy import (
@@ -111,6 +112,29 @@ def test_problems_are_in_the_order_of_their_places() -> None:
     places = [problem.place for problem in caught.value.problems]
     assert len(places) == 10
     assert places == sorted(places)
+
+
+def test_a_rule_on_a_forecast_checks_and_fires() -> None:
+    policy = parse_policy(
+        """
+version: 1
+monitors:
+  outcome: {type: forecast, signal: loss, horizon: 1000, schedule: [[0, 0], [0.1, 1], [1, 0]], target: 2.4}
+rules:
+  - name: hopeless
+    when: outcome.final > 2.5 and outcome.low > 2.4
+    ladder: [[stop: {}]]
+    verify: {within: 100, expect: outcome.final < before.outcome.final}
+"""
+    )
+    bank, rule = MonitorBank(policy.monitors), policy.rules[0]
+    answers = []
+    for tick in range(400):
+        signals = {"loss": 3.2 + 3 * (tick + 10) ** -0.5, "lr": min(1.0, (1000 - tick) / 900)}
+        answers.append(rule.when(bank.update(Sample(tick, tick, 0, signals))))
+    assert set(answers[:100]) == {None}
+    assert answers[-1] is True
+    assert bank.readings["outcome"][""].health is Health.WARNING
 
 
 def test_the_policy_printed_in_the_design_works_as_it_stands() -> None:
