@@ -2,7 +2,8 @@
 # A fresh machine needs make and Python >= 3.11 only:  make demo   make test   make demo PYTHON=python3.12
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all torture lint types check bench bench-rollback bench-forecasting clean
+.PHONY: help demo test test-slow test-all torture lint types check \
+	bench bench-rollback bench-detection bench-forecasting clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -49,6 +50,9 @@ bench: $(READY)      ## microseconds a tick, by part
 
 bench-rollback: $(READY)  ## snapshot and restore beside a plain copy and checkpoints
 	$(BIN)/python benchmarks/rollback.py --json
+
+bench-detection: $(READY)  ## false alarms, misses and delays beside the peers; BENCH_ARGS="--traces DIR"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/detection.py $(BENCH_ARGS)
 
 bench-forecasting: $(READY)  ## errors, intervals and cost of forecasts; BENCH_ARGS="--traces DIR" for recorded runs
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/forecasting.py $(BENCH_ARGS)

@@ -36,7 +36,8 @@ class Declared(Monitor, Protocol):
 
     ``warm_up`` is how many measurements it does not judge. ``false_alarms_per_100k`` bounds the episodes of
     alarm in 100 000 healthy measurements. A step of ``step_noises`` is found within ``step_delay``
-    measurements, its onset put at most ``lateness`` too late; None if the monitor looks for no step.
+    measurements, its onset put at most ``lateness`` too late; None if the monitor looks for no step, below 0
+    if it looks for one downwards.
     """
 
     warm_up: int

@@ -6,11 +6,15 @@ from .adwin import Adwin
 from .baseline import Baseline
 from .divergence import Divergence
 from .forecast import ForecastMonitor
+from .frozen import Frozen
 from .guard import Guard
+from .jump import Jump
 from .page_hinkley import PageHinkley
+from .shift import Shift
 from .spike import Spike
 from .stalled import Stalled
 from .sustained_rise import SustainedRise
+from .too_good import TooGood
 from .types import Monitor, MonitorSpec, ParameterError
 
 MONITORS: dict[str, type[Monitor]] = {
@@ -19,6 +23,10 @@ MONITORS: dict[str, type[Monitor]] = {
     "sustained_rise": SustainedRise,
     "divergence": Divergence,
     "stalled": Stalled,
+    "too_good": TooGood,
+    "shift": Shift,
+    "jump": Jump,
+    "frozen": Frozen,
     "forecast": ForecastMonitor,
     "adwin": Adwin,
     "page_hinkley": PageHinkley,

@@ -15,11 +15,11 @@ LOG_SIGNALS = frozenset({"grad_norm", "update_ratio", "param_norm"})
 WARM_UP = 64
 """Measurements before a detector judges: quartiles of fewer are too uncertain to call anything abnormal."""
 
-_IQR = 1.349  # interquartile range of a normal distribution, in standard deviations
+IQR = 1.349  # interquartile range of a normal distribution, in standard deviations
 _DIFFERENCE = 0.954  # median |difference| of two normal values, in standard deviations
-_CLIP = 4.0
-_FLOOR = 1e-3
-_LEAST = 1e-30  # stands for zero and below in log; keeps the noise of a signal that is always 0 above 0
+CLIP = 4.0
+FLOOR = 1e-3
+LEAST = 1e-30  # stands for zero and below in log; keeps the noise of a signal that is always 0 above 0
 
 
 class RobustScale:
@@ -63,7 +63,7 @@ class RobustScale:
     def take(self, value: float) -> float | None:
         """Score a finite value against those before it, then take it in; None while warming up."""
         if self._log:
-            value = log(max(value, _LEAST))
+            value = log(max(value, LEAST))
         count, values, size = self._count, self._values, self._window
         if count < 2 * size:
             self._count = count + 1
@@ -75,10 +75,10 @@ class RobustScale:
             return None
         # Comparisons, not min() and max(): this runs for every monitor at every tick, and those are calls.
         low, middle, high = values.quartiles()
-        floor = _FLOOR if self._log else _FLOOR * abs(middle)  # in log, 1e-3 is relative already
-        if floor < _LEAST:
-            floor = _LEAST
-        sigma = (high - low) / _IQR
+        floor = FLOOR if self._log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
+        if floor < LEAST:
+            floor = LEAST
+        sigma = (high - low) / IQR
         if self._differs:
             by_difference = self._noise_by_difference(value, floor, size)
             if by_difference < sigma:
@@ -86,10 +86,10 @@ class RobustScale:
         if sigma < floor:
             sigma = floor
         z = (value - middle) / sigma
-        if z > _CLIP:
-            value = middle + _CLIP * sigma
-        elif z < -_CLIP:
-            value = middle - _CLIP * sigma
+        if z > CLIP:
+            value = middle + CLIP * sigma
+        elif z < -CLIP:
+            value = middle - CLIP * sigma
         values.push(value, size)
         if self._log:
             middle = exp(middle)
@@ -138,7 +138,7 @@ class DifferencedScale(RobustScale):
         differences, last = self._differences, self._last
         sigma = inf if len(differences) < self.warm_up - 1 else differences.median() / _DIFFERENCE
         if last is not None:
-            most = 2 * _CLIP * (sigma if sigma > floor else floor)
+            most = 2 * CLIP * (sigma if sigma > floor else floor)
             change = abs(value - last)
             differences.push(change if change < most else most, size)
         self._last = value

@@ -33,6 +33,12 @@ class SortedWindow:
         arrived.append(value)
         insort(ordered, value)
 
+    def pop(self) -> float:
+        """Take the oldest value out; the window must not be empty."""
+        value = self._arrived.popleft()
+        del self._sorted[bisect_left(self._sorted, value)]
+        return value
+
     def quartiles(self) -> tuple[float, float, float]:
         """The quantiles at 1/4, 1/2 and 3/4, interpolated; the window must not be empty.
 

@@ -93,6 +93,56 @@ def test_rollback_leaves_out_what_memory_does_not_hold_and_says_so(
 
 
 @pytest.fixture(scope="module")
+def detection(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Table and JSON of few synthetic runs, and of one recorded set made for the purpose."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rng = np.random.default_rng(0)
+    diverging = 2 + 0.05 * rng.standard_normal((2, 400))
+    diverging[:, 300:] += 5
+    np.savez(folder / "divergences_algoperf.npz", d000=diverging)
+    facts = [{"id": "d000", "stride": 100, "onset": 300}]
+    (folder / "divergences_algoperf.json").write_text(json.dumps(facts), encoding="utf-8")
+    (folder / "tiny").mkdir()
+    shape = {"loss": diverging[0], "grad_norm": diverging[1], "lr": np.ones(400), "pnorm": np.ones(400)}
+    absent = np.where(np.arange(400) % 3 == 0, np.nan, diverging[0])
+    meta = json.dumps({"fault": {"at": 300}})
+    np.savez(folder / "tiny" / "fault_x_s0.npz", **shape, upd_ratio=np.ones(400), loss_g0=absent, meta=meta)
+    written = folder / "detection.json"
+    short = ("--steps", "2000", "--seeds", "1", "--seed", "3", "--workers", "1")
+    table = run("detection.py", "--traces", str(folder), *short, "--json", str(written))
+    return table, json.loads(written.read_text(encoding="utf-8"))
+
+
+def test_detection_judges_monitors_policy_and_peers_on_all_that_there_is(
+    detection: tuple[str, dict[str, Any]],
+) -> None:
+    table, result = detection
+    assert result["benchmark"] == "detection"
+    assert (result["seed"], result["seeds"], result["synthetic_steps"]) == (3, 1, 2000)
+    ramps = {"ramp 2.5 %", "ramp 5 %", "ramp 10 %", "shift 0.3"}
+    families = {"divergences_algoperf", "tiny x", "synthetic", *ramps}
+    assert result["samples"].keys() == families
+    assert {"baseline policy, acts", "sustained_rise loss", "ADWIN, raw", "ZClip"} <= result["watches"].keys()
+    for name, watch in result["watches"].items():
+        assert watch["families"].keys() == families
+        assert watch["us"] is None or watch["us"] > 0
+        assert name in table
+
+
+def test_detection_counts_a_fault_once_and_only_where_its_signal_is(
+    detection: tuple[str, dict[str, Any]],
+) -> None:
+    watches = detection[1]["watches"]
+    found = watches["divergence loss"]["families"]["divergences_algoperf"]
+    assert (found["runs"], found["found"], found["delay_median"], found["onset_bias"]) == (1, 1, 1, 0)
+    assert watches["divergence loss"]["families"]["synthetic"]["episodes"] == 0
+    own = "sustained_rise loss/source=*"
+    assert watches[own]["families"]["synthetic"] is None
+    assert watches[own]["families"]["tiny x"]["found"] == 1
+    assert watches["Megatron 10x"]["families"]["ramp 5 %"]["found"] == 0
+
+
+@pytest.fixture(scope="module")
 def forecasting(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """Table and JSON of made-up runs."""
     written = tmp_path_factory.mktemp("benchmarks") / "forecasting.json"

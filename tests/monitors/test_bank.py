@@ -202,6 +202,10 @@ SPECS = [
     MonitorSpec("blowup", "divergence", {"signal": "loss", "warm_up": 8, "window": 8}),
     MonitorSpec("spike", "spike", {"signal": "grad_norm", "warm_up": 8, "window": 16}),
     MonitorSpec("stalled", "stalled", {"signal": "loss", "block": 10}),
+    MonitorSpec("good", "too_good", {"signal": "loss", "warm_up": 8, "window": 16}),
+    MonitorSpec("shift", "shift", {"signal": "grad_norm", "warm_up": 8, "window": 16}),
+    MonitorSpec("jump", "jump", {"signal": "aux", "warm_up": 8, "window": 16}),
+    MonitorSpec("frozen", "frozen", {"signal": "grad_norm"}),
     MonitorSpec("adwin", "adwin", {"signal": "loss", "warm_up": 8, "window": 16}),
     MonitorSpec("page", "page_hinkley", {"signal": "loss", "warm_up": 8, "window": 16}),
 ]

@@ -32,6 +32,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "sustained_rise in log": maker("sustained_rise", log=True, slack=0.5),
     "divergence in log": maker("divergence", log=True),
     "sustained_rise over 128": maker("sustained_rise", window=128),
+    "too_good in log": maker("too_good", log=True),
     "forecast by its schedule": maker("forecast", schedule="linear", target=3.0),
     "stalled in short blocks": maker("stalled", block=20),
 }

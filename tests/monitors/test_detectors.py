@@ -14,13 +14,17 @@ import pytest
 from midcourse.monitors.baseline import Baseline
 from midcourse.monitors.conformance import NOISE, feed, healthy
 from midcourse.monitors.divergence import Divergence
+from midcourse.monitors.frozen import Frozen
 from midcourse.monitors.guard import Guard
+from midcourse.monitors.jump import Jump
 from midcourse.monitors.registry import MONITORS, make_monitor
+from midcourse.monitors.shift import Shift
 from midcourse.monitors.spike import Spike
 from midcourse.monitors.sustained_rise import SustainedRise
+from midcourse.monitors.too_good import TooGood
 from midcourse.monitors.types import Health, MonitorSpec, ParameterError, Reading, Sample
 
-ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline")]
+ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline", "frozen")]
 
 
 def monitor(kind: str, **params: Any) -> Any:
@@ -63,7 +67,7 @@ def test_a_lone_bad_batch_is_a_spike_and_no_more() -> None:
     losses = healthy(1200, seed=0)
     losses[1000] += 30 * NOISE
     assert alarms(feed(Spike("loss"), losses)) == [1000]
-    for kind in set(ON_LOSSES) - {"spike"}:
+    for kind in set(ON_LOSSES) - {"spike", "jump"}:
         assert alarms(feed(monitor(kind), losses)) == [], kind
 
 
@@ -85,7 +89,7 @@ def test_a_rise_in_a_young_run_is_found_though_the_loss_has_just_fallen_fast() -
         assert found[0] - at <= 12, at
 
 
-@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "adwin", "page_hinkley"])
+@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "adwin", "page_hinkley", "too_good"])
 @pytest.mark.parametrize("fall", [0.5, 30.0])
 def test_the_end_of_a_fall_is_no_rise(kind: str, fall: float) -> None:
     noise = np.random.default_rng(0).normal(0, NOISE, 3000)
@@ -129,7 +133,7 @@ def test_the_user_decides_whether_a_signal_is_taken_in_log() -> None:
     assert raw.score != pytest.approx(logged.score, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "spike", "baseline"])
+@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "spike", "baseline", "too_good"])
 def test_zero_and_below_have_a_place_in_log(kind: str) -> None:
     norms = [*np.exp(np.random.default_rng(0).normal(0, 0.3, 400)).tolist(), 0.0, -1.0, 0.0, 1.0, 1.0]
     readings = feed(monitor(kind, signal="update_ratio"), norms)
@@ -146,6 +150,57 @@ def test_an_onset_is_the_tick_of_a_measurement_also_where_many_are_missing() -> 
     assert onset == pytest.approx(3000, abs=15)
     assert onset is not None
     assert onset % 3 == 0
+
+
+def test_a_shift_is_found_on_either_side_and_its_onset_is_that_of_its_own_side() -> None:
+    norms = np.exp(np.random.default_rng(0).normal(0, 0.1, 900))
+    norms[400:450] *= 1.6
+    norms[700:] *= 0.5
+    readings = feed(Shift("grad_norm"), norms.tolist())
+    first_up, first_down = alarms(readings)[0], next(tick for tick in alarms(readings) if tick >= 600)
+    assert (first_up, readings[first_up].onset) == (403, 400)
+    assert (first_down, readings[first_down].onset) == (702, 700)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_only_a_fall_beyond_the_trend_is_too_good(seed: int) -> None:
+    losses = np.asarray(healthy(2000, seed))
+    assert alarms(feed(TooGood("loss"), losses.tolist())) == []
+    rising = np.where(np.arange(2000) >= 1500, losses + 1, losses)
+    assert alarms(feed(TooGood("loss"), rising.tolist())) == []
+    stuck = losses - np.clip((np.arange(2000) - 1500) * 0.03, 0, 1)
+    found = feed(TooGood("loss"), stuck.tolist())
+    assert 1500 <= alarms(found)[0] <= 1525
+    assert found[alarms(found)[0]].onset == pytest.approx(1500, abs=12)
+
+
+@pytest.mark.parametrize("length", [100, 400])
+def test_the_end_of_a_rise_is_not_too_good(length: int) -> None:
+    losses = [loss + 2 * min(1.0, max(0, t - 1500) / length) for t, loss in enumerate(healthy(2500, 3))]
+    assert alarms(feed(TooGood("loss"), losses)) == []
+
+
+def test_the_end_of_a_burst_of_bad_batches_is_not_too_good() -> None:
+    losses = [loss + 4 * NOISE * (1500 <= tick < 1550) for tick, loss in enumerate(healthy(2000, 3))]
+    assert alarms(feed(TooGood("loss"), losses)) == []
+
+
+def test_a_parameter_norm_jumps_in_one_measurement_and_may_grow_steadily() -> None:
+    norms = 50 * np.exp(2e-3 * np.arange(1200)) * (1 + 1e-4 * np.random.default_rng(0).normal(size=1200))
+    assert alarms(feed(Jump("param_norm"), norms.tolist())) == []
+    for factor in (0.1, 5.0):
+        hit = np.where(np.arange(1200) >= 1000, factor * norms, norms)
+        readings = feed(Jump("param_norm"), hit.tolist())
+        assert (alarms(readings)[0], readings[1000].onset) == (1000, 1000)
+        assert alarms(readings)[-1] < 1180
+
+
+def test_updates_of_exactly_zero_are_frozen_if_more_than_one_follows_another() -> None:
+    ratios: list[float | None] = [0.0] * 19 + [0.1, 0.0, None, 0.2, 0.0, None, 0.0, 0.0, 0.1]
+    readings = feed(Frozen(), ratios)
+    assert alarms(readings) == [25, 26]
+    assert readings[26].onset == 23
+    assert alarms(feed(Frozen(), [0.0] * 25)) == [*range(19, 25)]
 
 
 @pytest.mark.parametrize(
@@ -165,6 +220,11 @@ def test_an_onset_is_the_tick_of_a_measurement_also_where_many_are_missing() -> 
         ("sustained_rise", {"threshold": 3}, "clip"),
         ("stalled", {"block": 2}, "block"),
         ("stalled", {"blocks": 2}, "blocks"),
+        ("too_good", {"clip": 30}, "clip"),
+        ("shift", {"slack": 7}, "clip"),
+        ("jump", {"threshold": 3}, "threshold"),
+        ("frozen", {"zeros": 0}, "zeros"),
+        ("frozen", {"zeros_at_start": nan}, "zeros_at_start"),
         ("adwin", {"delta": 1}, "delta"),
         ("adwin", {"rise": -1}, "rise"),
         ("page_hinkley", {"threshold": -1}, "threshold"),
@@ -191,8 +251,14 @@ def test_river_is_loaded_only_by_the_monitors_that_use_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sustained_rise", "adwin", "page_hinkley", "stalled"])
-def test_an_onset_is_seldom_later_than_the_declared_lateness(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sign"),
+    [
+        *(("sustained_rise", 1), ("adwin", 1), ("page_hinkley", 1), ("stalled", 1)),
+        *(("shift", 1), ("shift", -1), ("too_good", -1)),
+    ],
+)
+def test_an_onset_is_seldom_later_than_the_declared_lateness(kind: str, sign: int) -> None:
     steps = [(1.5, 1), (3.0, 1), (6.0, 1), (15.0, 1)]
     shapes = [*steps, (4.0, 50), (4.0, 100), (8.0, 100), (16.0, 100), (4.0, 200)]
     late = []
@@ -201,7 +267,7 @@ def test_an_onset_is_seldom_later_than_the_declared_lateness(kind: str) -> None:
             detector, at = monitor(kind), 1500 + 11 * seed
             losses = healthy(at + 600, seed)
             losses = [
-                loss + noises * NOISE * min(1.0, max(0, tick - at + 1) / ramp)
+                loss + sign * noises * NOISE * min(1.0, max(0, tick - at + 1) / ramp)
                 for tick, loss in enumerate(losses)
             ]
             found = [reading for reading in feed(detector, losses) if reading.bad and reading.tick >= at]

@@ -42,7 +42,7 @@ def tiny(name: str) -> tuple[dict[str, Any], int]:
         return {key: arrays[key] for key in arrays.files if key != "meta"}, fault["at"] if fault else 0
 
 
-@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin"])
+@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "too_good"])
 def test_no_false_alarm_on_healthy_gpts(kind: str) -> None:
     assert [fact["id"] for fact, loss in runs("healthy_nanogpt") if alarms(kind, loss)] == []
 
@@ -51,7 +51,7 @@ def test_page_hinkley_has_one_false_alarm_on_healthy_gpts_at_most() -> None:
     assert sum(len(alarms("page_hinkley", loss)) for _, loss in runs("healthy_nanogpt")) <= 1
 
 
-@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "page_hinkley"])
+@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "page_hinkley", "too_good"])
 def test_few_false_alarms_on_healthy_runs_of_all_kinds(kind: str) -> None:
     assert sum(len(alarms(kind, loss)) for _, loss in runs("healthy_algoperf")) <= 2
 
@@ -91,8 +91,38 @@ def test_a_fault_in_a_small_transformer_is_found_at_once(fault: str, signal: str
     assert at - 10 <= found[0].onset <= at + 2
 
 
+@pytest.mark.parametrize(
+    ("fault", "kind", "key", "delay"),
+    [
+        ("stuck_loader", "too_good", "loss", 14),
+        ("stuck_loader", "shift", "grad_norm", 10),
+        ("lr_x8", "shift", "grad_norm", 5),
+        ("bitflip", "jump", "pnorm", 0),
+        ("optreset", "jump", "upd_ratio", 0),
+        ("frozen_lr0", "frozen", "upd_ratio", 10),
+    ],
+)
+def test_what_the_loss_hardly_shows_is_found_where_it_does(
+    fault: str, kind: str, key: str, delay: int
+) -> None:
+    signals, at = tiny(f"fault_{fault}_s0")
+    name = {"pnorm": "param_norm", "upd_ratio": "update_ratio"}.get(key, key)
+    every = 1 if name == key else 10  # how often it was measured; in between its last value is repeated
+    found = alarms(kind, signals[key][::every], name)
+    assert at <= found[0].tick * every <= at + delay
+
+
 @pytest.mark.parametrize("name", ["healthy_cos_s0", "healthy_const_s2"])
-@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "page_hinkley"])
+def test_nothing_jumps_or_freezes_in_a_healthy_small_transformer(name: str) -> None:
+    signals, _ = tiny(name)
+    assert alarms("shift", signals["grad_norm"], "grad_norm") == []
+    assert alarms("jump", signals["pnorm"][::10], "param_norm") == []
+    assert alarms("jump", signals["upd_ratio"][::10], "update_ratio") == []
+    assert alarms("frozen", signals["upd_ratio"][::10], "update_ratio") == []
+
+
+@pytest.mark.parametrize("name", ["healthy_cos_s0", "healthy_const_s2"])
+@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "page_hinkley", "too_good"])
 def test_a_healthy_small_transformer_is_left_alone_from_its_first_step(name: str, kind: str) -> None:
     signals, _ = tiny(name)
     for key in ("loss", "loss_g0", "loss_g1", "loss_g2"):
