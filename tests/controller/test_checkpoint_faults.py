@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -84,7 +85,7 @@ def test_a_disk_that_takes_no_more_is_told_and_the_run_goes_on(tmp_path: Path, f
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     size = "3m" if fault == "full" else "100m"
-    mount = f"mount -t tmpfs -o size={size} tmpfs {run / 'checkpoints'}"
+    mount = shlex.join(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(run / "checkpoints")])
     own_mounts = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
     if (
         shutil.which("unshare") is None
@@ -93,7 +94,7 @@ def test_a_disk_that_takes_no_more_is_told_and_the_run_goes_on(tmp_path: Path, f
         pytest.skip("this machine lets nobody mount a tmpfs of one's own")
     script = tmp_path / "script.py"
     script.write_text(ON_A_TMPFS)
-    command = f"{mount} && exec {sys.executable} {script} {run} {HERE} {fault}"
+    command = f"{mount} && exec {shlex.join([sys.executable, str(script), str(run), str(HERE), fault])}"
     done = subprocess.run([*own_mounts, command], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
