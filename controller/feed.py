@@ -302,8 +302,8 @@ class Feed:
         known, end = self._passes.get(epoch), self._passes[epoch - 1].end
         first = self._new_place(epoch)
         if known is not None:
-            same = end is not None and first.origin.same_as(end)
-            first = known.first if same else replace(known.first, origin=first.origin)
+            as_before = end is not None and first.origin.same_as(end)
+            first = known.first if as_before else replace(known.first, origin=first.origin)
             self._return_to_start(first)
         self._desk.crossed(self, epoch)
         self._begin(first)

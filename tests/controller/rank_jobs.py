@@ -13,18 +13,6 @@ from small_loop import train
 from midcourse.controller import assembly
 from midcourse.controller.journal.reader import JournalReader
 
-PULL = """
-version: 1
-signals: [trigger]
-snapshots: {{keep: 6, reach: 160, every: 5}}
-rules:
-  - name: pull
-    when: trigger.value > 0.5
-    budget: {{acts: 5, per: 1000}}
-    ladder:
-      - [{actions}]
-"""
-
 NOTHING_FIRES = """
 version: 1
 mode: {mode}

@@ -22,22 +22,27 @@ from midcourse.policies.policy import parse_policy
 EXAMPLES = 160
 BATCH = 8
 
-ROLLBACK = """
+PULL = """
 version: 1
 signals: [trigger]
 snapshots: {{keep: 6, reach: 160, every: 5}}
 rules:
-  - name: back
+  - name: pull
     when: trigger.value > 0.5
     budget: {{acts: 5, per: 1000}}
     ladder:
-      - [rollback: {{to: {to}, data: {data}}}]
+      - [{actions}]
 """
+
+
+def pull_policy(actions: str) -> str:
+    """A policy that does these when the loop logs ``trigger``."""
+    return PULL.format(actions=actions)
 
 
 def rollback_policy(data: str, to: str = "{steps: 12}") -> str:
     """A policy that rolls back when the loop logs ``trigger``."""
-    return ROLLBACK.format(data=data, to=to)
+    return pull_policy(f"rollback: {{to: {to}, data: {data}}}")
 
 
 class Died(Exception):

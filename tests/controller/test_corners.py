@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from prometheus_client import CollectorRegistry, generate_latest
-from small_loop import Trace, dataset, train
+from small_loop import Trace, dataset, pull_policy, train
 from torch.utils.data import DataLoader
 
 from midcourse import Controller, Mixture
@@ -27,25 +27,9 @@ from midcourse.policies.types import Outcome, Status
 
 torch.set_num_threads(1)
 
-TRIGGERED = """
-version: 1
-signals: [trigger]
-snapshots: {{keep: 6, reach: 160, every: 5}}
-rules:
-  - name: pull
-    when: trigger.value > 0.5
-    budget: {{acts: 5, per: 1000}}
-    ladder:
-      - [{actions}]
-"""
-
 BACK = "rollback: {to: {steps: 12}, data: replay}"
 QUARANTINE = "reweight: {source: b, to: 0, hold: 200}"
 LAST_OF_A_PASS, MIDDLE = 20, 28
-
-
-def pull(actions: str) -> str:
-    return TRIGGERED.format(actions=actions)
 
 
 def outcomes(run: Trace | Controller) -> list[Outcome]:
@@ -62,7 +46,7 @@ def steered(tmp_path: Path) -> Iterator[tuple[Accelerator, Controller]]:
     GradientState._reset_state()
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True)
-    policy = parse_policy(pull(BACK.replace("12", "5")))
+    policy = parse_policy(pull_policy(BACK.replace("12", "5")))
     controller = Controller(accelerator, policy=policy, run_dir=tmp_path, say=lambda line: None)
     yield accelerator, controller
     controller.close()
@@ -81,7 +65,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("tick", [LAST_OF_A_PASS, 2 * LAST_OF_A_PASS, 60])
 def test_a_source_quarantined_at_its_end_makes_a_pass_no_longer(tmp_path: Path, tick: int) -> None:
-    trace = train(tmp_path, pull(QUARANTINE), triggers={tick: 1.0}, mixture=True)
+    trace = train(tmp_path, pull_policy(QUARANTINE), triggers={tick: 1.0}, mixture=True)
     assert len(trace.ids) == 60
     assert not any(100 <= i < 200 for batch in trace.ids[tick:] for i in batch)
 
@@ -94,7 +78,7 @@ def test_a_loader_with_a_generator_of_its_own_is_rewound(
         return DataLoader(*args, **kwargs, generator=torch.Generator().manual_seed(3))
 
     monkeypatch.setattr(small_loop, "DataLoader", seeded)
-    trace = train(tmp_path, pull(BACK), triggers={tick: 1.0})
+    trace = train(tmp_path, pull_policy(BACK), triggers={tick: 1.0})
     assert [o.status for o in outcomes(trace)] == [Status.APPLIED]
     assert trace.matches(train())
 
@@ -102,7 +86,7 @@ def test_a_loader_with_a_generator_of_its_own_is_rewound(
 @pytest.mark.parametrize("tick", [12, LAST_OF_A_PASS, 21, MIDDLE])
 def test_a_rollback_that_also_reweights_restores_the_random_state(tmp_path: Path, tick: int) -> None:
     neutral = "reweight: {source: b, scale: 1.0}"
-    trace = train(tmp_path, pull(f"{BACK}, {neutral}"), triggers={tick: 1.0}, mixture=True)
+    trace = train(tmp_path, pull_policy(f"{BACK}, {neutral}"), triggers={tick: 1.0}, mixture=True)
     assert [o.status for o in outcomes(trace)] == [Status.APPLIED]
     assert trace.matches(train(mixture=True))
 
@@ -139,7 +123,7 @@ def test_an_act_whose_second_half_fails_leaves_no_trace(
     tmp_path: Path, full_disk: None, first: str, tick: int, mixture: bool
 ) -> None:
     plain = train(mixture=mixture)
-    trace = train(tmp_path, pull(f"{first}, checkpoint: {{}}"), triggers={tick: 1.0}, mixture=mixture)
+    trace = train(tmp_path, pull_policy(f"{first}, checkpoint: {{}}"), triggers={tick: 1.0}, mixture=mixture)
     assert [o.status for o in outcomes(trace)] == [Status.FAILED]
     assert trace.ids == plain.ids
     assert trace.matches(plain)

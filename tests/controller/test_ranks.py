@@ -9,8 +9,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from rank_jobs import NOTHING_FIRES, PULL, Ran, late, loop, rank_here, same
-from small_loop import dataset, rollback_policy
+from rank_jobs import NOTHING_FIRES, Ran, late, loop, rank_here, same
+from small_loop import dataset, pull_policy, rollback_policy
 from torch.utils.data import DataLoader
 from two_ranks import Ranks
 
@@ -50,7 +50,7 @@ def test_skip_leaves_out_the_same_guilty_batches_on_both(ranks: Ranks, tmp_path:
 def test_a_new_weight_reaches_the_very_next_batch_of_both_and_their_examples_do_not_overlap(
     ranks: Ranks, tmp_path: Path
 ) -> None:
-    policy = PULL.format(actions="reweight: {source: b, to: 0, hold: 10, ramp: 0}")
+    policy = pull_policy("reweight: {source: b, to: 0, hold: 10, ramp: 0}")
     ran = ranks.run(loop, tmp_path, policy, triggers={7: 1.0}, mixture=True)
     of_b = [[sum(100 <= i < 200 for i in batch) for batch in one.ids] for one in ran]
     for counts in of_b:
@@ -181,7 +181,7 @@ def test_what_is_decided_before_a_sound_step_is_not_lost(ranks: Ranks, tmp_path:
 
 @pytest.mark.slow
 def test_stop_ends_both_loops_at_the_same_batch_and_saves_once(ranks: Ranks, tmp_path: Path) -> None:
-    ran = ranks.run(loop, tmp_path, PULL.format(actions="stop: {}"), triggers={12: 1.0})
+    ran = ranks.run(loop, tmp_path, pull_policy("stop: {}"), triggers={12: 1.0})
     assert [len(one.losses) for one in ran] == [13, 13]
     assert ran[0].stopped == ran[1].stopped
     folder = tmp_path / "checkpoints" / "stopped"
@@ -195,7 +195,7 @@ def test_stop_ends_both_loops_at_the_same_batch_and_saves_once(ranks: Ranks, tmp
 def test_a_decision_that_is_pending_at_the_end_is_settled_and_nobody_waits(
     ranks: Ranks, tmp_path: Path, last: int
 ) -> None:
-    ran = ranks.run(loop, tmp_path, PULL.format(actions="scale_lr: {factor: 0.5}"), triggers={last: 1.0})
+    ran = ranks.run(loop, tmp_path, pull_policy("scale_lr: {factor: 0.5}"), triggers={last: 1.0})
     assert len(ran[0].outcomes) == 1
     settled = ran[0].outcomes[0]
     if last == 30:
@@ -222,7 +222,7 @@ def test_a_replay_decided_on_late_signals_is_bit_for_bit_too(
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [26, 27, 28, 29, 30])
 def test_late_decisions_at_the_end_make_nobody_wait(ranks: Ranks, tmp_path: Path, last: int) -> None:
-    ran = ranks.run(late, tmp_path, PULL.format(actions="scale_lr: {factor: 0.5}"), triggers={last: 1.0})
+    ran = ranks.run(late, tmp_path, pull_policy("scale_lr: {factor: 0.5}"), triggers={last: 1.0})
     assert [sample.tick for sample in ran[0].samples] == list(range(1, 31))
     assert [o.status for o in ran[0].outcomes] == [Status.APPLIED if last <= 27 else Status.FAILED]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_jobs import NOTHING_FIRES, PULL, Ran, check_replay, flat, loop, rank_here, same
-from small_loop import rollback_policy
+from rank_jobs import NOTHING_FIRES, Ran, check_replay, flat, loop, rank_here, same
+from small_loop import pull_policy, rollback_policy
 from two_ranks import Ranks
 
 from midcourse.controller.actuators.effect import Refused
@@ -108,7 +108,7 @@ def test_an_act_that_fails_on_one_rank_is_taken_back_on_both(
 ) -> None:
     broken, actions = ACTS[act]
     plain = ranks.run(loop, mixture=True)
-    policy, error = PULL.format(actions=actions), OSError("disk full")
+    policy, error = pull_policy(actions), OSError("disk full")
     ran = ranks.run(breaks_once, tmp_path, broken, broken_rank, policy, error, mixture=True)
     check_taken_back(plain, ran, Status.FAILED, broken_rank, "disk full")
 
@@ -119,7 +119,7 @@ def test_an_act_that_fails_on_one_rank_is_taken_back_on_both(
 def test_shards_are_put_back_on_both(ranks: Ranks, tmp_path: Path, act: str, broken_rank: int) -> None:
     broken, actions = ACTS[act]
     plain = ranks.run(loop, sharded=True)
-    policy, error = PULL.format(actions=actions), OSError("disk full")
+    policy, error = pull_policy(actions), OSError("disk full")
     ran = ranks.run(breaks_once, tmp_path, broken, broken_rank, policy, error, sharded=True)
     check_taken_back(plain, ran, Status.FAILED, broken_rank, "disk full")
 
@@ -140,7 +140,7 @@ def test_a_target_that_rank_0_cannot_find_makes_nobody_wait(
 ) -> None:
     plain = ranks.run(loop)
     broken = "midcourse.controller.actuators.target._choose"
-    policy = PULL.format(actions=actions)
+    policy = pull_policy(actions)
     ran = ranks.run(breaks_once, tmp_path, broken, 0, policy, KeyError("a bug of ours"))
     check_taken_back(plain, ran, Status.FAILED, 0, "a bug of ours")
 
@@ -195,7 +195,7 @@ def pilot_fails(run_dir: Path) -> Ran:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pilot, "judge", judge)
-        return loop(run_dir, PULL.format(actions="scale_lr: {factor: 0.5}"), triggers={15: 1.0})
+        return loop(run_dir, pull_policy("scale_lr: {factor: 0.5}"), triggers={15: 1.0})
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from small_loop import BATCH, EXAMPLES, dataset, sources
+from small_loop import BATCH, EXAMPLES, dataset, pull_policy, sources
 from torch.utils.data import DataLoader
 
 from midcourse import Controller, Mixture, TrainingStopped
@@ -21,18 +21,6 @@ from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Status
 
 torch.set_num_threads(1)
-
-PULL = """
-version: 1
-signals: [trigger]
-snapshots: {{keep: 6, reach: 160, every: 5}}
-rules:
-  - name: pull
-    when: trigger.value > 0.5
-    budget: {{acts: 5, per: 1000}}
-    ladder:
-      - [{actions}]
-"""
 
 Passes = Callable[[Accelerator, Any, Any], Iterable[Iterable[Any]]]
 """From the accelerator, the prepared loader and an unprepared one to the passes of a loop."""
@@ -57,7 +45,7 @@ class Loop:
         accelerator = Accelerator(cpu=True)
         self.said: list[str] = []
         self.controller = Controller(
-            accelerator, parse_policy(PULL.format(actions=actions)), run_dir=run_dir, say=self.said.append
+            accelerator, parse_policy(pull_policy(actions)), run_dir=run_dir, say=self.said.append
         )
         self.model: Any = torch.nn.Linear(8, 1)
         optimizer: Any = torch.optim.AdamW(self.model.parameters(), lr=1e-2)
