@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, Final
 
 from .base import ScaledMonitor
+from .changes import Change, ChangeWatch
 from .registry import make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading, Sample
 
@@ -17,6 +18,9 @@ MAX_INSTANCES: Final = 256
 """Instances that one star may make: beyond it new names are left unwatched, and one error says so."""
 
 _MAX_NAMES: Final = 4096  # names of signals remembered as looked at already
+_LOOK_EVERY: Final = (
+    64  # ticks after which monitors of signals that are not measured say whether they are stale
+)
 _NUMBERS = ("value", "score", "threshold", "level", "noise")
 
 
@@ -91,6 +95,10 @@ class MonitorBank:
         self._readings_before_step: Readings = {}
         self._before_step: list[_Watch] = []
         self._after_step: list[_Watch] = []
+        self._by_signal: dict[str, list[_Watch]] = {}  # of those after the step that read one signal
+        self._of_several: list[_Watch] = []
+        self._changes = ChangeWatch()
+        self._look_at = 0  # tick at which those that were not measured are asked too
         self._stars: list[_Star] = []
         self._seen: set[str] = set()
         self._judged_tick: int | None = None
@@ -116,12 +124,31 @@ class MonitorBank:
         self._admit(sample)
         if sample.tick != self._judged_tick:
             self._update(self._before_step, sample)
-        self._update(self._after_step, sample)
+        change = self._changes.take(sample)
+        if change is not None:
+            self._expect(change)
+        if sample.tick >= self._look_at:
+            self._look_at = sample.tick + _LOOK_EVERY
+            self._update(self._after_step, sample)
+            return self.readings
+        # A monitor whose signal was not measured has nothing to say, and most signals are at few ticks.
+        by_signal = self._by_signal
+        for name in sample.signals:
+            if name in by_signal:
+                self._update(by_signal[name], sample)
+        self._update(self._of_several, sample)
         return self.readings
 
     def lateness(self, monitor: str) -> int:
-        """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases."""
-        return self._lateness[monitor]
+        """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases.
+
+        Monitors are late by so many measurements; where their signal is measured at every tenth tick, that is
+        ten times as many ticks.
+        """
+        watches = (watch for watch in (*self._before_step, *self._after_step) if watch.name == monitor)
+        return self._lateness[monitor] * max(
+            (getattr(watch.monitor, "cadence", 1) for watch in watches), default=1
+        )
 
     def facts(self) -> dict[str, dict[str, float]]:
         """The finite numbers of all readings: ``facts["loss"]["level"]``, instances as ``name[instance]``."""
@@ -151,7 +178,13 @@ class MonitorBank:
                     self._fail(watch, error)
             reading = watch.readings[watch.instance].to_json()
             state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
-        return {"monitors": state, "written": {spec.name: _written(spec) for spec in self._specs}}
+        written = {spec.name: _written(spec) for spec in self._specs}
+        return {
+            "monitors": state,
+            "written": written,
+            "look_at": self._look_at,
+            "changes": self._changes.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state: later readings are the same as the source's.
@@ -159,6 +192,9 @@ class MonitorBank:
         What it lacks starts anew, and so does a monitor that was written otherwise in the source's policy.
         """
         self._start()
+        self._look_at = state.get("look_at", 0)
+        if "changes" in state:
+            self._changes.load_state_dict(state["changes"])
         now = {spec.name: _written(spec) for spec in self._specs}
         then = {**now, **state.get("written", {})}
         saved = {name: own for name, own in state["monitors"].items() if then.get(name) == now.get(name)}
@@ -191,6 +227,8 @@ class MonitorBank:
             self._readings_before_step[name] = watch.readings
         else:
             self._after_step.append(watch)
+            one = self._by_signal.setdefault(monitor.signals[0], []) if len(monitor.signals) == 1 else None
+            (self._of_several if one is None else one).append(watch)
         watch.readings[instance] = Reading(Health.WARMUP)
         self.news = True
         return watch
@@ -226,6 +264,15 @@ class MonitorBank:
                     watch.readings[watch.instance] = reading
                 except BaseException as error:  # noqa: BLE001
                     self._fail(watch, error, sample.tick)
+
+    def _expect(self, change: Change) -> None:
+        """Tell all monitors of a change that is meant."""
+        for watch in (*self._before_step, *self._after_step):
+            if watch.error is None:
+                try:
+                    watch.monitor.expect(change)
+                except BaseException as error:  # noqa: BLE001
+                    self._fail(watch, error, change.tick)
 
     def _fail(self, watch: _Watch, error: BaseException, tick: int = -1) -> None:
         """Take an instance out of service. A panic in river's Rust is a BaseException, so all are caught."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from math import nan
 from typing import Any, ClassVar
 
+from .changes import Change, Effect, Kind, Way
 from .scale import RobustScale
 from .types import Health, ParameterError, Reading, Sample
 
@@ -17,6 +18,14 @@ LARGEST = 1e100
 
 STALE_AFTER = 1000
 """Ticks without a measurement until a reading is STALE. Longer than the cadence of a usual evaluation."""
+
+_STALE_AFTER_MISSED = 3
+"""Measurements that a signal must have missed, by its own cadence, before its reading is STALE."""
+
+_DOUBT = 64
+_DOUBTFUL = 2.0
+# For so many measurements after a change that was meant, what it could explain must be further off: three
+# times as far at first, ever less then. An intended rise has a few noises, what breaks has dozens.
 
 
 def at_least(parameter: str, least: float, value: float) -> None:
@@ -37,27 +46,52 @@ class BaseMonitor:
     Subclasses list the attributes that hold the rest of their state in ``_state``, name the numbers that only
     they tell in ``extra``, and declare how well they work as ``conformance.Declared`` says. ``lateness`` was
     measured on steps of 1.5 to 15 noises and on ramps of 4 to 16 noises in 50 to 200 measurements.
+
+    ``looks`` is the way of the changes that it alarms on; one that was meant to go that way is no evidence.
+    ``cadence`` are the ticks between two measurements: the smaller of the last two gaps, so that one gap is
+    none. A signal that is measured seldom is STALE only after as many ticks as three measurements take.
     """
 
     before_step: bool = False
     extra: ClassVar[tuple[str, ...]] = ()
     lateness: int = 0
     false_alarms_per_100k: float = 0.0
+    looks: Way = Way.EITHER
     step_noises: float | None = None
     step_delay: int = 0
     warm_up: int = 0
-    _state: ClassVar[tuple[str, ...]] = ()
+    _state: ClassVar[tuple[str, ...]] = ("_gap", "cadence")
 
     def __init__(self, signals: tuple[str, ...], stale_after: int) -> None:
         at_least("stale_after", 1, stale_after)
         self.signals = signals
+        self.cadence = 1
+        self._gap = 0  # the last one, in ticks; 0 before it
         self._stale_after = stale_after
         self._reading = Reading(Health.WARMUP)
+
+    def _came(self, tick: int) -> bool:
+        """Something was measured again: learn the cadence; returns whether it had been missing for long."""
+        last = self._reading.tick
+        gap = tick - last
+        if gap == self._gap == self.cadence or last < 0:  # as ever
+            return False
+        before, self._gap = self._gap or gap, gap
+        late = gap > self._patience
+        self.cadence = gap if gap < before else before
+        return late
+
+    @property
+    def _patience(self) -> int:
+        return max(self._stale_after, _STALE_AFTER_MISSED * self.cadence)
+
+    def expect(self, change: Change) -> None:
+        """From the next sample on something is different that was meant to change: that is no alarm."""
 
     def _miss(self, tick: int) -> Reading:
         """Keep the last reading where nothing was measured, until it is too old."""
         reading = self._reading
-        if 0 <= reading.tick < tick - self._stale_after and reading.health is not Health.STALE:
+        if 0 <= reading.tick < tick - self._patience and reading.health is not Health.STALE:
             reason = f"{', '.join(self.signals)} last measured at tick {reading.tick}"
             self._reading = replace(reading, health=Health.STALE, onset=None, reason=reason)
         return self._reading
@@ -85,12 +119,13 @@ class BaseMonitor:
 class SignalMonitor(BaseMonitor, ABC):
     """A monitor of one signal, which it screens before anything else.
 
-    A missing value keeps the last reading, until it is STALE after ``stale_after`` ticks; the next
-    measurement then starts without the evidence gathered before the gap, which says nothing of the present.
+    A missing value keeps the last reading, until it is STALE after ``stale_after`` ticks, or three
+    measurements by its own cadence; the next one then starts without the evidence gathered before the gap,
+    which says nothing of the present.
     A value that is not finite gives NONFINITE and touches no statistics. Subclasses judge the rest.
     """
 
-    _state: ClassVar[tuple[str, ...]] = ("_nonfinite_since",)
+    _state: ClassVar[tuple[str, ...]] = (*BaseMonitor._state, "_nonfinite_since")
 
     def __init__(self, signal: str, stale_after: int) -> None:
         if not isinstance(signal, str) or "*" in signal:
@@ -105,13 +140,24 @@ class SignalMonitor(BaseMonitor, ABC):
         if value is None:
             return self._miss(sample.tick)
         if -LARGEST < value < LARGEST:  # false for NaN
-            if sample.tick - self._reading.tick > self._stale_after:
+            if self._came(sample.tick):
                 self._forget()
             self._nonfinite_since = None
             self._reading = self._take(sample.tick, value)
         else:
             self._reading = self._reject(sample.tick, value)
         return self._reading
+
+    def expect(self, change: Change) -> None:
+        """From the next sample on something is different that was meant to change: that is no alarm."""
+        effect = change.effect_on(self._signal)
+        if effect is not None:
+            self._expect(effect)
+
+    def _expect(self, effect: Effect) -> None:
+        """Its own signal is about to change: drop the evidence that this could explain."""
+        if effect.kind is not Kind.SCALES and effect.way.meets(self.looks):
+            self._forget()
 
     @abstractmethod
     def _take(self, tick: int, value: float) -> Reading:
@@ -137,13 +183,14 @@ class ScaledMonitor(SignalMonitor):
     what the score is compared with.
     """
 
-    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_scale")
+    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_scale", "_doubt")
 
     def __init__(self, signal: str, scale: RobustScale, threshold: float, stale_after: int) -> None:
         super().__init__(signal, stale_after)
         self.warm_up = scale.warm_up
         self._scale = scale
         self._threshold = threshold
+        self._doubt = 0  # measurements that are still judged with doubt
 
     def share_scale(self, other: ScaledMonitor) -> bool:
         """Go on with the scale of another monitor, if it has learnt the same from the same signal.
@@ -154,6 +201,12 @@ class ScaledMonitor(SignalMonitor):
             return False
         self._scale = other._scale
         return True
+
+    def _expect(self, effect: Effect) -> None:
+        super()._expect(effect)
+        if effect.kind is not Kind.SCALES and effect.way.meets(self.looks):
+            self._doubt = _DOUBT
+        self._scale.expect(effect)
 
     @abstractmethod
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
@@ -167,6 +220,9 @@ class ScaledMonitor(SignalMonitor):
         z = scale.z
         if z is None:
             return Reading(Health.WARMUP, tick, value)
+        if self._doubt:
+            z /= 1 + _DOUBTFUL * self._doubt / _DOUBT
+            self._doubt -= 1
         score, onset = self._judge(tick, z)
         level, noise, threshold = scale.level, scale.noise, self._threshold
         if onset is None:

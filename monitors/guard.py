@@ -30,7 +30,7 @@ class Guard(BaseMonitor):
     """
 
     before_step = True
-    _state: ClassVar[tuple[str, ...]] = ("_since", "_zeros_in_a_row")
+    _state: ClassVar[tuple[str, ...]] = (*BaseMonitor._state, "_since", "_zeros_in_a_row")
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from .base import ScaledMonitor
+from .changes import Way
 from .cusum import Cusum
 from .scale import RobustScale
 
@@ -25,6 +26,7 @@ class RiverMonitor(ScaledMonitor):
     Subclasses feed their detector in ``_drifts``.
     """
 
+    looks = Way.UP
     _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_rise", "_onset", "_calm")
 
     def __init__(self, signal: str, scale: RobustScale, threshold: float, stale_after: int) -> None:

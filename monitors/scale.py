@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import exp, inf, log, nan
+from statistics import median
 from typing import Any, ClassVar
 
+from .changes import Effect, Kind
 from .types import ParameterError
 from .window import SortedWindow
 
@@ -19,6 +21,11 @@ IQR = 1.349  # interquartile range of a normal distribution, in standard deviati
 _DIFFERENCE = 0.954  # median |difference| of two normal values, in standard deviations
 CLIP = 4.0
 FLOOR = 1e-3
+_SETTLES = 16
+"""Values after which a signal that was meant to move has a level again: its median is then known to half a
+noise."""
+
+_FEW = 4  # values whose spread says nothing
 LEAST = 1e-30  # stands for zero and below in log; keeps the noise of a signal that is always 0 above 0
 
 
@@ -33,6 +40,11 @@ class RobustScale:
     much in each doubling: seen over all of a young run it is mostly its own fall, which hides
     a rise (with half, a step of 4 noises at step 300 is found within 7 steps; with all, not at all).
 
+    What is known outlives a change that was meant (``expect``). Where the signal takes another course the run
+    is young again. Where it moves to a level that nobody knows, values are at first compared with each other,
+    in the noise of before or their own if that is larger: what breaks is seen all the same. After 16 of them
+    the window is moved to where they are.
+
     Args:
         window: how many previous values count at most.
         warm_up: values before the first score; all of them are taken in as they are.
@@ -42,7 +54,10 @@ class RobustScale:
         ParameterError: the window is shorter than the warm-up, or that is too short.
     """
 
-    __slots__ = ("_count", "_log", "_values", "_window", "level", "noise", "tick", "warm_up", "z")
+    __slots__ = (
+        *("_count", "_expected", "_log", "_settling", "_values", "_window"),
+        *("level", "noise", "tick", "warm_up", "z"),
+    )
     _differs: ClassVar = False  # whether there is a second estimate of the noise
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
@@ -53,6 +68,8 @@ class RobustScale:
         self._values = SortedWindow()
         self._count = 0  # of all values so far, up to where more make no difference
         self._window = window
+        self._settling: list[float] | None = None  # values since a move, until they are enough
+        self._expected: int | None = None  # tick of the last change that was meant
         self.warm_up = warm_up
         self._log = log
         self.level = nan
@@ -64,6 +81,8 @@ class RobustScale:
         """Score a finite value against those before it, then take it in; None while warming up."""
         if self._log:
             value = log(max(value, LEAST))
+        if self._settling is not None:
+            return self._settle(value, self._settling)
         count, values, size = self._count, self._values, self._window
         if count < 2 * size:
             self._count = count + 1
@@ -102,6 +121,69 @@ class RobustScale:
         """The second estimate, from the values so far; called once with every value."""
         return inf
 
+    def expect(self, effect: Effect) -> None:
+        """Its signal is meant to change with the next value; told by each of those that share the scale."""
+        if effect.tick == self._expected:
+            return
+        self._expected = effect.tick
+        if effect.kind is Kind.SCALES:
+            self._scaled(effect.factor)
+        elif self._count < self.warm_up:
+            if effect.kind is Kind.MOVES:
+                self._begin_anew()
+        elif effect.kind is Kind.MOVES:
+            self._settling = []
+        else:
+            self._count = min(self._count, 2 * self.warm_up)
+
+    def _scaled(self, factor: float) -> None:
+        """Have all values so far been so many times as large."""
+        if self._log:
+            shift = log(factor)
+            self._transform(lambda value: value + shift, 1.0)
+        else:
+            self._transform(lambda value: value * factor, factor)
+
+    def _settle(self, value: float, new: list[float]) -> float:
+        """Score a value after a move against those that came since; once they are enough, begin with them."""
+        middle, sigma = self._now()
+        center = median(new) if new else value
+        spread = 1.4826 * median(abs(each - center) for each in new) if len(new) >= _FEW else 0.0
+        stretch = max(1.0, spread / sigma)
+        sigma *= stretch
+        z = (value - center) / sigma
+        new.append(center + sigma * max(-CLIP, min(z, CLIP)))
+        if len(new) == _SETTLES:
+            center = median(new)
+            self._transform(lambda old: center + (old - middle) * stretch, stretch)
+            self._settling = None
+            self._count = 2 * self.warm_up
+            for each in new:
+                self._take_in(each)
+        if self._log:
+            center = exp(center)
+            sigma *= center
+        self.level, self.noise = center, sigma
+        return z
+
+    def _now(self) -> tuple[float, float]:
+        """Level and noise by the values so far, as they are scored."""
+        low, middle, high = self._values.quartiles()
+        floor = FLOOR if self._log else FLOOR * abs(middle)
+        return middle, max((high - low) / IQR, floor, LEAST)
+
+    def _take_in(self, value: float) -> None:
+        """Add a value that needs no score."""
+        self._values.push(value, self.warm_up)
+
+    def _transform(self, move: Callable[[float], float], stretch: float) -> None:
+        """Have all values so far been others; distances are multiplied by ``stretch``."""
+        self._values = SortedWindow(map(move, self._values.values()))
+
+    def _begin_anew(self) -> None:
+        self._count = 0
+        self._values = SortedWindow()
+
     def same_as(self, other: RobustScale) -> bool:
         """Whether another scale says the same of all values to come."""
         own = (type(self), self._window, self.warm_up, self._log, self.tick, self.state_dict())
@@ -109,12 +191,16 @@ class RobustScale:
 
     def state_dict(self) -> dict[str, Any]:
         """The values that count, in order of arrival; level and noise come with the next one."""
-        return {"count": self._count, "values": self._values.values()}
+        settling = None if self._settling is None else list(self._settling)
+        state = {"count": self._count, "values": self._values.values()}
+        return {**state, "settling": settling, "expected": self._expected}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state of a scale with the same arguments."""
         self._count = state["count"]
         self._values = SortedWindow(state["values"])
+        self._settling = None if state["settling"] is None else list(state["settling"])
+        self._expected = state["expected"]
         self.tick = None
 
 
@@ -143,6 +229,29 @@ class DifferencedScale(RobustScale):
             differences.push(change if change < most else most, size)
         self._last = value
         return sigma
+
+    def _now(self) -> tuple[float, float]:
+        middle, sigma = super()._now()
+        if len(self._differences) >= self.warm_up - 1:
+            floor = FLOOR if self._log else FLOOR * abs(middle)
+            sigma = max(min(sigma, self._differences.median() / _DIFFERENCE), floor, LEAST)
+        return middle, sigma
+
+    def _take_in(self, value: float) -> None:
+        super()._take_in(value)
+        if self._last is not None:
+            self._differences.push(abs(value - self._last), self.warm_up)
+        self._last = value
+
+    def _transform(self, move: Callable[[float], float], stretch: float) -> None:
+        super()._transform(move, stretch)
+        self._differences = SortedWindow(each * stretch for each in self._differences.values())
+        self._last = None
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._differences = SortedWindow()
+        self._last = None
 
     def state_dict(self) -> dict[str, Any]:
         """The values that count and their differences."""

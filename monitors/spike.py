@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .changes import Way
 from .scale import WARM_UP, DifferencedScale, make_scale
 
 
@@ -32,6 +33,7 @@ class Spike(ScaledMonitor):
     [280]
     """
 
+    looks = Way.UP
     false_alarms_per_100k = 150.0
     step_noises = 15.0
     step_delay = 0

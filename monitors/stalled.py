@@ -7,6 +7,7 @@ from statistics import fmean, median
 from typing import ClassVar
 
 from .base import STALE_AFTER, SignalMonitor, at_least
+from .changes import Effect, Way
 from .cusum import Cusum
 from .types import Health, Reading
 
@@ -47,6 +48,7 @@ class Stalled(SignalMonitor):
     (2399, 2050)
     """
 
+    looks = Way.UP
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 200
@@ -101,7 +103,7 @@ class Stalled(SignalMonitor):
         self._block = []
         means = self._means
         if len(means) >= _LEAST_BLOCKS:
-            level, noise = self._expect()
+            level, noise = self._next_mean()
             z = (mean - level) / noise
             self._cusum.add(self._since, z)
             self._line = [level, noise]
@@ -109,7 +111,7 @@ class Stalled(SignalMonitor):
         self._means = [*means[len(means) >= self._most :], mean]
         self._finished += 1
 
-    def _expect(self) -> tuple[float, float]:
+    def _next_mean(self) -> tuple[float, float]:
         """Level and noise of the next block's mean, by the line through those before it."""
         y = self._means
         n = len(y)
@@ -123,6 +125,11 @@ class Stalled(SignalMonitor):
         leverage = 1 / n + (x[n] - middle) ** 2 / sum((at - middle) ** 2 for at in x[:n])
         floor = max(_FLOOR * abs(level) / sqrt(self._size), _LEAST)
         return level, max(spread, floor) * sqrt(1 + leverage)
+
+    def _expect(self, effect: Effect) -> None:
+        """Whichever way it is meant to go, no line through what was before leads on to it."""
+        self._forget()
+        self._means, self._line = [], None
 
     def _forget(self) -> None:
         self._cusum.reset()

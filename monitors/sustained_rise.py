@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
+from .changes import Way
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
 
@@ -46,6 +47,7 @@ class SustainedRise(ScaledMonitor):
     (287, 274)
     """
 
+    looks = Way.UP
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 20

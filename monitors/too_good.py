@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
+from .changes import Way
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
 from .trend import FallingTrendScale
@@ -49,6 +50,7 @@ class TooGood(ScaledMonitor):
     (297, 284)
     """
 
+    looks = Way.DOWN
     false_alarms_per_100k = 5.0
     step_noises = -6.0
     step_delay = 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import exp, log
 from typing import Any, ClassVar
 
@@ -35,6 +35,8 @@ class TrendScale(RobustScale):
         """Score a finite value against the line through those before it; None while warming up."""
         if self._log:
             value = log(max(value, LEAST))
+        if self._settling is not None:
+            return self._settle(value, self._settling)
         count, size = self._count, self._window
         if count < 2 * size:
             self._count = count + 1
@@ -70,10 +72,31 @@ class TrendScale(RobustScale):
                 sigma *= level
             self.level = level
             self.noise = sigma
-        if len(newer) >= half:
+        while len(newer) >= half:
             older.push(newer.pop(), half)
         newer.push(value, half)
         return z
+
+    def _now(self) -> tuple[float, float]:
+        middle = self._values.median()
+        low, _, high = self._missed_by.quartiles()
+        floor = FLOOR if self._log else FLOOR * abs(middle)
+        return middle, max(max(-low, high) * 2 / IQR, floor, LEAST)
+
+    def _take_in(self, value: float) -> None:
+        half = self.warm_up // 2
+        while len(self._values) >= half:
+            self._older.push(self._values.pop(), half)
+        self._values.push(value, half)
+
+    def _transform(self, move: Callable[[float], float], stretch: float) -> None:
+        super()._transform(move, stretch)
+        self._older = SortedWindow(map(move, self._older.values()))
+        self._missed_by = SortedWindow(each * stretch for each in self._missed_by.values())
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._older, self._missed_by = SortedWindow(), SortedWindow()
 
     def _look_back(self, middle: float, slope: float) -> None:
         """At the first score nothing was foretold yet: what the values lie off the line stands in for it."""

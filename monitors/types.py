@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from math import isfinite, nan
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from .changes import Change
 
 BUILTIN_SIGNALS = (
     "loss",
@@ -132,6 +135,10 @@ class Monitor(Protocol):
 
     def update(self, sample: Sample) -> Reading:
         """Take one sample and say how its signal fares. Never raises on any float."""
+        ...
+
+    def expect(self, change: Change) -> None:
+        """With the next sample something is different that was meant to change: that is no alarm."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""Changes of the run that are meant: what they do to each signal, so that monitors expect it.
+
+They are read off the samples themselves, so that the same samples give the same readings for ever:
+
+- ``lr``: a learning rate that changes fast. Down is always meant. Up is meant as far as the run has been
+  before (a warm restart, an override that ends); one that is higher than ever is a fault until it is announced.
+- ``expected_change``: something was announced with this sample. ``expected_change/NAME`` name the signals that
+  it moves (without any: all of them), ``mix/SOURCE`` the shares of the data sources from now on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .types import Sample
+
+MARK = "expected_change"
+"""Signal that says, with any value: what changes from this sample on was announced."""
+
+MIX_PREFIX = "mix/"
+"""Prefix of the data sources' shares, told where they change."""
+
+_FAST = 1.25
+_WITHIN = 32  # ticks
+# A rate that changes by a quarter within 32 ticks. A cosine does so in its last 290 ticks only, a linear
+# decay in its last 160; a restart, a step, an override at once.
+_HIGHER = 1.05  # over the highest rate so far: still one that the run has known
+_MIX_MOVES = 0.1
+# Share of the data that comes from other sources than before: with less, the loss moves by less than a noise.
+
+_DRIVEN_BY_MIX = ("loss", "grad_norm", "update_ratio", "moment_lag")
+
+
+class Way(Enum):
+    """Directions in which a signal may change."""
+
+    UP = "up"
+    DOWN = "down"
+    EITHER = "either"
+
+    def meets(self, other: Way) -> bool:
+        """Whether a change this way could be taken for one the other way."""
+        return Way.EITHER in (self, other) or self is other
+
+
+class Kind(Enum):
+    """What a change does to a signal.
+
+    MOVES: it goes to another level at once, and nobody knows to which. SCALES: it is multiplied by a known
+    factor. TURNS: it takes another course from where it is.
+    """
+
+    MOVES = "moves"
+    SCALES = "scales"
+    TURNS = "turns"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a change that was meant, with the sample of ``tick``, does to one signal."""
+
+    tick: int
+    kind: Kind
+    way: Way = Way.EITHER
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What was meant to change with the sample of ``tick``.
+
+    ``rate`` is the factor by which the learning rate changed fast, None if it did not; ``mix`` says that data
+    comes from other sources; ``names`` are the signals that were announced, those below them too.
+    """
+
+    tick: int
+    rate: float | None = None
+    mix: bool = False
+    names: frozenset[str] = frozenset()
+    everything: bool = False
+
+    def effect_on(self, signal: str) -> Effect | None:
+        """What it does to a signal; None if nothing.
+
+        A source's own loss and an evaluation do not depend on the mix. The size of an update goes with the
+        learning rate at once, a loss and the norms take another course from where they are.
+        """
+        family, _, instance = signal.partition("/")
+        announced = self.everything or not self.names.isdisjoint((signal, family))
+        if announced or (self.mix and family in _DRIVEN_BY_MIX and not instance):
+            return Effect(self.tick, Kind.MOVES)
+        if self.rate is None or family == "lr":
+            return None
+        if family == "update_ratio":
+            return Effect(self.tick, Kind.SCALES, factor=self.rate)
+        if family == "loss":
+            return Effect(self.tick, Kind.TURNS, Way.UP if self.rate > 1 else Way.DOWN)
+        return Effect(self.tick, Kind.TURNS)
+
+
+class ChangeWatch:
+    """Reads off the samples what was meant to change.
+
+    >>> watch = ChangeWatch()
+    >>> rates = [1e-3] * 50 + [1e-4] * 50 + [1e-3] * 50 + [1e-2]
+    >>> changes = [watch.take(Sample(tick, tick, 0, {"lr": rate})) for tick, rate in enumerate(rates)]
+    >>> [(change.tick, round(change.rate, 3)) for change in changes if change]
+    [(50, 0.1), (100, 10.0)]
+    """
+
+    __slots__ = ("_anchor", "_highest", "_shares", "_since")
+
+    def __init__(self) -> None:
+        self._anchor = 0.0  # the rate that the present one is compared with, and since which tick
+        self._since = 0
+        self._highest = 0.0
+        self._shares: dict[str, float] = {}  # of the sources, at the last change that counted
+
+    def take(self, sample: Sample) -> Change | None:
+        """What was meant to change with this sample; None, as a rule."""
+        signals = sample.signals
+        rate = signals.get("lr", 0.0)
+        announced = MARK in signals
+        anchor = self._anchor
+        if not announced and anchor / _FAST <= rate <= anchor * _FAST:
+            if rate > self._highest:
+                self._highest = rate
+            if sample.tick - self._since >= _WITHIN:
+                self._anchor, self._since = rate, sample.tick
+            return None
+        return self._look(sample, rate, announced)
+
+    def _look(self, sample: Sample, rate: float, announced: bool) -> Change | None:
+        names = frozenset(n.removeprefix(f"{MARK}/") for n in sample.signals if n.startswith(f"{MARK}/"))
+        shares = {n: value for n, value in sample.signals.items() if n.startswith(MIX_PREFIX)}
+        everything = announced and not names and not shares
+        mix = announced and self._moved(shares)
+        factor = self._changed(sample.tick, rate, permitted=everything or "lr" in names)
+        if factor is None and not mix and not names and not everything:
+            return None
+        return Change(sample.tick, factor, mix, names, everything)
+
+    def _changed(self, tick: int, rate: float, *, permitted: bool) -> float | None:
+        """By which factor the rate changed, if fast, and as the run has known it before."""
+        if not 0 < rate < float("inf"):  # none, or not measured: nothing to compare
+            return None
+        anchor, known = self._anchor, rate <= _HIGHER * self._highest
+        self._highest = max(self._highest, rate)
+        if anchor / _FAST <= rate <= anchor * _FAST:
+            return None
+        self._anchor, self._since = rate, tick
+        if anchor == 0 or not (known or permitted):
+            return None
+        return rate / anchor
+
+    def _moved(self, shares: Mapping[str, float]) -> bool:
+        """Whether much of the data now comes from other sources than before."""
+        before = self._shares
+        if (
+            before
+            and sum(abs(shares.get(n, 0.0) - before.get(n, 0.0)) for n in {*shares, *before}) / 2 < _MIX_MOVES
+        ):
+            return False
+        self._shares = dict(shares) or before
+        return bool(shares)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of its state."""
+        return {
+            "anchor": self._anchor,
+            "since": self._since,
+            "highest": self._highest,
+            "shares": dict(self._shares),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        self._anchor, self._since = state["anchor"], state["since"]
+        self._highest, self._shares = state["highest"], dict(state["shares"])
