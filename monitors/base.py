@@ -204,7 +204,7 @@ class ScaledMonitor(SignalMonitor):
 
     def _expect(self, effect: Effect) -> None:
         super()._expect(effect)
-        if effect.kind is not Kind.SCALES and effect.way.meets(self.looks):
+        if effect.sudden and effect.way.meets(self.looks):
             self._doubt = _DOUBT
         self._scale.expect(effect)
 

@@ -27,6 +27,7 @@ _FAST = 1.25
 _WITHIN = 32  # ticks
 # A rate that changes by a quarter within 32 ticks. A cosine does so in its last 290 ticks only, a linear
 # decay in its last 160; a restart, a step, an override at once.
+_SUDDEN = 1.1  # within one tick
 _HIGHER = 1.05  # over the highest rate so far: still one that the run has known
 _MIX_MOVES = 0.1
 # Share of the data that comes from other sources than before: with less, the loss moves by less than a noise.
@@ -60,20 +61,25 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a change that was meant, with the sample of ``tick``, does to one signal."""
+    """What a change that was meant, with the sample of ``tick``, does to one signal.
+
+    One that is not ``sudden`` leaves nothing to be in doubt about.
+    """
 
     tick: int
     kind: Kind
     way: Way = Way.EITHER
     factor: float = 1.0
+    sudden: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What was meant to change with the sample of ``tick``.
 
-    ``rate`` is the factor by which the learning rate changed fast, None if it did not; ``mix`` says that data
-    comes from other sources; ``names`` are the signals that were announced, those below them too.
+    ``rate`` is the factor by which the learning rate changed since it was last told, None if it did not, and
+    ``slow`` says that it did so as schedules do, ``sudden`` that it jumped; ``mix`` says that data comes from other sources; ``names``
+    are the signals that were announced, those below them too.
     """
 
     tick: int
@@ -81,6 +87,8 @@ class Change:
     mix: bool = False
     names: frozenset[str] = frozenset()
     everything: bool = False
+    sudden: bool = False
+    slow: bool = False
 
     def effect_on(self, signal: str) -> Effect | None:
         """What it does to a signal; None if nothing.
@@ -95,10 +103,12 @@ class Change:
         if self.rate is None or family == "lr":
             return None
         if family == "update_ratio":
-            return Effect(self.tick, Kind.SCALES, factor=self.rate)
+            return Effect(self.tick, Kind.SCALES, factor=self.rate, sudden=self.sudden)
+        if self.slow:
+            return None
         if family == "loss":
-            return Effect(self.tick, Kind.TURNS, Way.UP if self.rate > 1 else Way.DOWN)
-        return Effect(self.tick, Kind.TURNS)
+            return Effect(self.tick, Kind.TURNS, Way.UP if self.rate > 1 else Way.DOWN, sudden=self.sudden)
+        return Effect(self.tick, Kind.TURNS, sudden=self.sudden)
 
 
 class ChangeWatch:
@@ -111,12 +121,13 @@ class ChangeWatch:
     [(50, 0.1), (100, 10.0)]
     """
 
-    __slots__ = ("_anchor", "_highest", "_shares", "_since")
+    __slots__ = ("_anchor", "_highest", "_last", "_shares", "_since")
 
     def __init__(self) -> None:
         self._anchor = 0.0  # the rate that the present one is compared with, and since which tick
         self._since = 0
         self._highest = 0.0
+        self._last = 0.0
         self._shares: dict[str, float] = {}  # of the sources, at the last change that counted
 
     def take(self, sample: Sample) -> Change | None:
@@ -124,16 +135,18 @@ class ChangeWatch:
         signals = sample.signals
         rate = signals.get("lr", 0.0)
         announced = MARK in signals
-        anchor = self._anchor
+        anchor, last = self._anchor, self._last
+        self._last = rate
         if not announced and anchor / _FAST <= rate <= anchor * _FAST:
-            if rate > self._highest:
-                self._highest = rate
-            if sample.tick - self._since >= _WITHIN:
-                self._anchor, self._since = rate, sample.tick
-            return None
-        return self._look(sample, rate, announced)
+            if sample.tick - self._since < _WITHIN:
+                return None
+            self._anchor, self._since = rate, sample.tick
+            known = rate <= self._highest and 0 < anchor != rate > 0
+            self._highest = max(rate, self._highest)
+            return Change(sample.tick, rate / anchor, slow=True) if known else None
+        return self._look(sample, rate, last, announced)
 
-    def _look(self, sample: Sample, rate: float, announced: bool) -> Change | None:
+    def _look(self, sample: Sample, rate: float, last: float, announced: bool) -> Change | None:
         names = frozenset(n.removeprefix(f"{MARK}/") for n in sample.signals if n.startswith(f"{MARK}/"))
         shares = {n: value for n, value in sample.signals.items() if n.startswith(MIX_PREFIX)}
         everything = announced and not names and not shares
@@ -141,7 +154,8 @@ class ChangeWatch:
         factor = self._changed(sample.tick, rate, permitted=everything or "lr" in names)
         if factor is None and not mix and not names and not everything:
             return None
-        return Change(sample.tick, factor, mix, names, everything)
+        sudden = not last / _SUDDEN <= rate <= last * _SUDDEN
+        return Change(sample.tick, factor, mix, names, everything, sudden=sudden)
 
     def _changed(self, tick: int, rate: float, *, permitted: bool) -> float | None:
         """By which factor the rate changed, if fast, and as the run has known it before."""
@@ -173,10 +187,11 @@ class ChangeWatch:
             "anchor": self._anchor,
             "since": self._since,
             "highest": self._highest,
+            "last": self._last,
             "shares": dict(self._shares),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
         self._anchor, self._since = state["anchor"], state["since"]
-        self._highest, self._shares = state["highest"], dict(state["shares"])
+        self._highest, self._last, self._shares = state["highest"], state["last"], dict(state["shares"])
