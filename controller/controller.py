@@ -14,6 +14,7 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from ..policies.policy import Policy, load_policy
+from .expected import announced
 from .ranks import Ranks
 from .records import Records
 from .run import Rollback
@@ -141,6 +142,21 @@ class Controller:
         if not self._recorder.sources:
             self._wiring.declare_sources()
         self._recorder.log_examples(losses, sources)
+
+    def expect_change(self, *signals: str) -> None:
+        """What changes from the next batch on is meant to: a new stage, other data, a new augmentation.
+
+        Monitors then drop the evidence that this could explain and find the new level, instead of taking it
+        for a fault; what breaks is found all the same. A learning rate needs no word as long as it stays
+        below the highest that the run has known, nor do a policy's own acts.
+
+        Args:
+            signals: Those that move, ``"loss"`` say; none: all of them.
+
+        Raises:
+            ValueError: one is no name of a signal.
+        """
+        self._wiring.announce(announced(signals))
 
     def register(self, name: str, obj: Stateful) -> None:
         """Restore this object too on every rollback: an EMA copy, a curriculum, a scheduler of your own.

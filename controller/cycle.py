@@ -238,6 +238,7 @@ class Cycle:
         if run.feed is not None:
             run.trail.append(run.clock.tick, run.feed.place.key)
         sample.signals["lr"] = rate
+        run.expected.tell(sample.signals, run.mix)
         self._time(sample, began)
         measured = {} if self._skipped else self._norms.after_step(run.clock.tick, self._step_seconds)
         self._account("signals", began)
@@ -360,7 +361,7 @@ class Cycle:
         run = self.run
         parts = {"recorder": self.recorder, "norms": self._norms, "orders": self._orders}
         parts |= {"keeping": self._keeping, "pass_ends": self._pass_ends}
-        return parts | {"trail": run.trail, "layers": run.layers}
+        return parts | {"trail": run.trail, "layers": run.layers, "expected": run.expected}
 
     def resume(self, feed: Feed) -> None:
         """A run of an earlier process goes on with this training loader."""

@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ..monitors.changes import MARK
 from ..monitors.types import SOURCE_PREFIX, Health, Reading, Sample
 from ..policies.model import Mode, Policy
 from ..policies.types import Decision, Disposition, Outcome, Phase, Result, Status, Verdict
@@ -203,7 +204,11 @@ class Metrics(Collector):
     def _measured(self) -> Iterator[Metric]:
         while len(self._signals) > MAX_SIGNALS:
             self._signals.popitem()
-        values = [(_signal_labels(name), value) for name, value in dict(self._signals).items()]
+        values = [
+            (_signal_labels(name), value)
+            for name, value in dict(self._signals).items()
+            if not name.startswith(MARK)  # it is news for one tick, and no state
+        ]
         help = "The last value of a signal, in its own unit; source is set for per-source losses."
         yield _gauge("signal", help, ("signal", "source"), values)
 

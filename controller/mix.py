@@ -35,6 +35,7 @@ class Mix:
         self._base = dict(mixture.base_weights)
         self._total = sum(self._base.values())
         self._applied = mixture.weights_at(feed.draw)
+        self._told = (mixture.version, self._applied)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,6 +51,21 @@ class Mix:
     def applied(self) -> Mapping[str, float]:
         """The shares that were last put in force, before normalisation."""
         return {name: weight / self._total for name, weight in self._applied.items()}
+
+    def news(self) -> Mapping[str, float] | None:
+        """The shares of which the newest batch was drawn, summing to 1; None while nothing has changed."""
+        version, before = self._told
+        if version == self._mixture.version:
+            return None
+        weights = self._mixture.weights_at(self._feed.draw - 1)
+        if weights == self._applied:  # no change lies ahead any more
+            self._told = (self._mixture.version, weights)
+        elif weights == before:
+            return None
+        else:
+            self._told = (version, weights)
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items()}
 
     def wanted(self, tick: int) -> dict[str, float]:
         """The weights that the overrides ask for at this tick."""

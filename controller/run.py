@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from .clock import Clock, Trail
 from .durable.checkpoints import Checkpoints
+from .expected import Expected
 from .feed import Feed
 from .learning_rate import LearningRate
 from .mix import Mix
@@ -60,6 +61,7 @@ class Run:
     feed: Feed | None = None
     mix: Mix | None = None
     rewinds: str | None = None
+    expected: Expected = field(default_factory=Expected)
     stopped: str | None = None
     on_rollback: list[Rollback] = field(default_factory=list)
     own_state: Callable[[], Mapping[str, Any]] = dict

@@ -74,9 +74,7 @@ class TrainingState:
             TypeError: it has no ``state_dict`` and ``load_state_dict``.
         """
         if not isinstance(obj, Stateful):
-            raise TypeError(
-                f"register({name!r}): {type(obj).__name__} has no state_dict and load_state_dict"
-            )
+            raise TypeError(f"register({name!r}): {type(obj).__name__} has no state_dict and load_state_dict")
         (self._schedules if isinstance(obj, LRScheduler) else self._registered)[name] = obj
 
     def add_schedule(self, scheduler: Any) -> None:

@@ -108,6 +108,11 @@ class Wiring:
         if self.cycle is not None:
             self.cycle.run.state.register(name, obj)
 
+    def announce(self, names: frozenset[str]) -> None:
+        """These signals are meant to change from the next batch on."""
+        if self.cycle is not None:
+            self.cycle.run.expected.announce(names)
+
     def close(self) -> None:
         """Judge the last sample, close the records, leave the Accelerator as it was; once."""
         if self._closed:

@@ -23,9 +23,7 @@ _STALE_AFTER_MISSED = 3
 """Measurements that a signal must have missed, by its own cadence, before its reading is STALE."""
 
 _DOUBT = 64
-_DOUBTFUL = 2.0
-# For so many measurements after a change that was meant, what it could explain must be further off: three
-# times as far at first, ever less then. An intended rise has a few noises, what breaks has dozens.
+"""Measurements after which a change that was meant explains nothing any more: see ``changes.Effect``."""
 
 
 def at_least(parameter: str, least: float, value: float) -> None:
@@ -183,14 +181,15 @@ class ScaledMonitor(SignalMonitor):
     what the score is compared with.
     """
 
-    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_scale", "_doubt")
+    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_scale", "_doubt", "_doubtful")
 
     def __init__(self, signal: str, scale: RobustScale, threshold: float, stale_after: int) -> None:
         super().__init__(signal, stale_after)
         self.warm_up = scale.warm_up
         self._scale = scale
         self._threshold = threshold
-        self._doubt = 0  # measurements that are still judged with doubt
+        self._doubt = 0  # measurements that are still judged with doubt, and with how much
+        self._doubtful = 0.0
 
     def share_scale(self, other: ScaledMonitor) -> bool:
         """Go on with the scale of another monitor, if it has learnt the same from the same signal.
@@ -204,8 +203,8 @@ class ScaledMonitor(SignalMonitor):
 
     def _expect(self, effect: Effect) -> None:
         super()._expect(effect)
-        if effect.sudden and effect.way.meets(self.looks):
-            self._doubt = _DOUBT
+        if effect.doubt and effect.way.meets(self.looks):
+            self._doubt, self._doubtful = _DOUBT, effect.doubt
         self._scale.expect(effect)
 
     @abstractmethod
@@ -221,7 +220,7 @@ class ScaledMonitor(SignalMonitor):
         if z is None:
             return Reading(Health.WARMUP, tick, value)
         if self._doubt:
-            z /= 1 + _DOUBTFUL * self._doubt / _DOUBT
+            z /= 1 + self._doubtful * self._doubt / _DOUBT
             self._doubt -= 1
         score, onset = self._judge(tick, z)
         level, noise, threshold = scale.level, scale.noise, self._threshold

@@ -3,9 +3,9 @@
 They are read off the samples themselves, so that the same samples give the same readings for ever:
 
 - ``lr``: a learning rate that changes fast. Down is always meant. Up is meant as far as the run has been
-  before (a warm restart, an override that ends); one that is higher than ever is a fault until it is announced.
-- ``expected_change``: something was announced with this sample. ``expected_change/NAME`` name the signals that
-  it moves (without any: all of them), ``mix/SOURCE`` the shares of the data sources from now on.
+  before (a warm restart, an override that ends); one that is higher than ever is a fault until announced.
+- ``expected_change``: something was announced with this sample. ``expected_change/NAME`` name the signals
+  that it moves (without any: all of them), ``mix/SOURCE`` are the shares of the data sources from now on.
 """
 
 from __future__ import annotations
@@ -63,23 +63,24 @@ class Kind(Enum):
 class Effect:
     """What a change that was meant, with the sample of ``tick``, does to one signal.
 
-    One that is not ``sudden`` leaves nothing to be in doubt about.
+    What it could explain must at first be ``1 + doubt`` times as far off as usual to count, ever less then:
+    an intended rise has a few noises, what breaks has dozens.
     """
 
     tick: int
     kind: Kind
     way: Way = Way.EITHER
     factor: float = 1.0
-    sudden: bool = True
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What was meant to change with the sample of ``tick``.
 
-    ``rate`` is the factor by which the learning rate changed since it was last told, None if it did not, and
-    ``slow`` says that it did so as schedules do, ``sudden`` that it jumped; ``mix`` says that data comes from other sources; ``names``
-    are the signals that were announced, those below them too.
+    ``rate`` is the factor by which the learning rate changed since it was last told, None if it did not;
+    ``slow`` says that it did so as schedules do, ``sudden`` that it jumped. ``mix`` says that data comes from
+    other sources. ``names`` are the signals that were announced, those below them too.
     """
 
     tick: int
@@ -99,16 +100,22 @@ class Change:
         family, _, instance = signal.partition("/")
         announced = self.everything or not self.names.isdisjoint((signal, family))
         if announced or (self.mix and family in _DRIVEN_BY_MIX and not instance):
-            return Effect(self.tick, Kind.MOVES)
+            return Effect(self.tick, Kind.MOVES, doubt=_doubt(family))
         if self.rate is None or family == "lr":
             return None
+        doubt = _doubt(family) if self.sudden else 0.0
         if family == "update_ratio":
-            return Effect(self.tick, Kind.SCALES, factor=self.rate, sudden=self.sudden)
+            return Effect(self.tick, Kind.SCALES, factor=self.rate, doubt=doubt)
         if self.slow:
             return None
         if family == "loss":
-            return Effect(self.tick, Kind.TURNS, Way.UP if self.rate > 1 else Way.DOWN, sudden=self.sudden)
-        return Effect(self.tick, Kind.TURNS, sudden=self.sudden)
+            return Effect(self.tick, Kind.TURNS, Way.UP if self.rate > 1 else Way.DOWN, doubt=doubt)
+        return Effect(self.tick, Kind.TURNS, doubt=doubt)
+
+
+def _doubt(family: str) -> float:
+    """A loss moves less than the norms do, and what is blind to it is blind to all."""
+    return 1.0 if family == "loss" else 2.0
 
 
 class ChangeWatch:

@@ -62,6 +62,7 @@ def carry_out(run: Run, decision: Decision) -> Outcome:
             return Outcome(decision.id, status, tick, reason)
     for effect in effects:
         effect.commit()
+        run.expected.announce(effect.announces)
     return Outcome(decision.id, Status.APPLIED, tick, facts=facts, details=details)
 
 

@@ -25,12 +25,14 @@ class Effect:
     ``undo`` takes it back when another part of the same act fails (its override layers go by themselves,
     being the decision's); ``commit`` does what must wait
     until the whole act has succeeded. ``facts`` are the readings at a rollback's target.
+    ``announces`` names signals that it changes on purpose, so that no monitor takes it for a fault.
     """
 
     details: Mapping[str, Any] = field(default_factory=dict)
     undo: Callable[[], None] = _nothing
     commit: Callable[[], None] = _nothing
     facts: Facts = field(default_factory=dict)
+    announces: frozenset[str] = frozenset()
 
 
 Actuator = Callable[[Run, Decision, Mapping[str, Any]], Effect]

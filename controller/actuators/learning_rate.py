@@ -27,4 +27,4 @@ def _add(run: Run, decision: Decision, kind: Kind, value: float, params: Mapping
     before = run.learning_rate.rates(tick)
     run.layers.add(Layer(decision.id, TARGET, kind, value, tick, params["hold"], params["ramp"]))
     after = run.learning_rate.rates(tick)
-    return Effect({"lr_before": before, "lr_after": after})
+    return Effect({"lr_before": before, "lr_after": after}, announces=frozenset({TARGET}))

@@ -9,6 +9,8 @@ from ...policies.types import Decision
 from ..run import Run
 from .effect import Effect
 
+_CHANGES = frozenset({"update_ratio", "moment_lag"})  # the first updates after it are of another size
+
 
 def reset_moments(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Drop every parameter's optimizer state, so that the next step makes it anew."""
@@ -20,4 +22,4 @@ def reset_moments(run: Run, decision: Decision, params: Mapping[str, Any]) -> Ef
         state.clear()
         state.update(kept)
 
-    return Effect({"parameters": len(kept)}, undo=undo)
+    return Effect({"parameters": len(kept)}, undo=undo, announces=_CHANGES)

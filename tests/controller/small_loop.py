@@ -156,6 +156,7 @@ def train(
     per_epoch: bool = False,
     evaluate: Callable[[], None] | None = None,
     also: dict[str, dict[int, float]] | None = None,
+    announce: dict[int, tuple[str, ...]] | None = None,
     die_at: int | None = None,
     peeks: bool = False,
     clips: bool = True,
@@ -167,11 +168,11 @@ def train(
 ) -> Trace:
     """Train a small network; ``triggers`` logs ``trigger`` at these ticks, ``also`` other signals.
 
-    ``spoil(tick, loss)`` may change a tick's loss. At tick ``die_at`` the loop raises ``Died``. The first
-    pass breaks off after ``break_off`` batches; a pass of the mixture has ``batches``. Without ``run_dir``
-    Midcourse stays away. ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP;
-    ``peeks`` runs the model without a backward after every update but each fifth, at which snapshots are
-    taken.
+    ``spoil(tick, loss)`` may change a tick's loss; ``announce`` names signals that are expected to change,
+    by tick. At tick ``die_at`` the loop raises ``Died``. The first pass breaks off after ``break_off``
+    batches; a pass of the mixture has ``batches``. Without ``run_dir`` Midcourse stays away. ``loading``
+    configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP; ``peeks`` runs the model without a
+    backward after every update but each fifth, at which snapshots are taken.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -238,6 +239,8 @@ def train(
                     if controller is not None:
                         signals = {"trigger": triggers or {}, **(also or {})}
                         controller.log(**{name: at.get(tick + 1, 0.0) for name, at in signals.items()})
+                        if announce is not None and tick + 1 in announce:
+                            controller.expect_change(*announce[tick + 1])
                     tick += 1
                     trace.rates.append(chosen.param_groups[0]["lr"])
                 prepared.step()
