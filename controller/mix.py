@@ -35,7 +35,8 @@ class Mix:
         self._base = dict(mixture.base_weights)
         self._total = sum(self._base.values())
         self._applied = mixture.weights_at(feed.draw)
-        self._told = (mixture.version, self._applied)
+        self._told: Mapping[str, float] | None = None  # the weights that were last told
+        self._version = -1  # of the mixture's history, up to which all was told
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,16 +55,14 @@ class Mix:
 
     def news(self) -> Mapping[str, float] | None:
         """The shares of which the newest batch was drawn, summing to 1; None while nothing has changed."""
-        version, before = self._told
-        if version == self._mixture.version:
+        if self._version == self._mixture.version:
             return None
         weights = self._mixture.weights_at(self._feed.draw - 1)
         if weights == self._applied:  # no change lies ahead any more
-            self._told = (self._mixture.version, weights)
-        elif weights == before:
+            self._version = self._mixture.version
+        if weights == self._told:
             return None
-        else:
-            self._told = (version, weights)
+        self._told = weights
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items()}
 
@@ -96,6 +95,7 @@ class Mix:
     def rewind(self, place: Place, tick: int) -> None:
         """Before the feed goes back: forget the abandoned branch's weights, put those of now in force."""
         self._set(self.wanted(tick), self._feed.draw_at(place))
+        self._told, self._version = None, -1  # monitors go back to what they knew there
 
     def put_back(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict`` for the very next batch: what changed since is undone."""
@@ -104,12 +104,12 @@ class Mix:
 
     def state_dict(self) -> dict[str, Any]:
         """The mixture's weight history and the weights in force, as JSON."""
-        return {"mixture": self._mixture.state_dict(), "applied": self._applied}
+        return {"mixture": self._mixture.state_dict(), "applied": self._applied, "told": self._told}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict``."""
         self._mixture.load_state_dict(state["mixture"])
-        self._applied = dict(state["applied"])
+        self._applied, self._told = dict(state["applied"]), state.get("told")
 
     def _set(self, weights: dict[str, float], at: int) -> None:
         if not any(weights.values()):

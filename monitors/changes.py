@@ -178,15 +178,14 @@ class ChangeWatch:
         return rate / anchor
 
     def _moved(self, shares: Mapping[str, float]) -> bool:
-        """Whether much of the data now comes from other sources than before."""
+        """Whether much of the data comes from other sources than before; the first shares tell nothing."""
         before = self._shares
-        if (
-            before
-            and sum(abs(shares.get(n, 0.0) - before.get(n, 0.0)) for n in {*shares, *before}) / 2 < _MIX_MOVES
-        ):
+        names = {*shares, *before}
+        apart = sum(abs(shares.get(name, 0.0) - before.get(name, 0.0)) for name in names) / 2
+        if not shares or (before and apart < _MIX_MOVES):
             return False
-        self._shares = dict(shares) or before
-        return bool(shares)
+        self._shares = dict(shares)
+        return bool(before)
 
     def state_dict(self) -> dict[str, Any]:
         """All of its state."""

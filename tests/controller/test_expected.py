@@ -35,8 +35,8 @@ def test_an_act_on_the_mix_tells_the_shares_when_their_data_arrives_and_when_it_
     act = "reweight: {source: b, to: 0, hold: 10}"
     train(tmp_path, pull_policy(act), triggers={20: 1.0}, epochs=4, mixture=True)
     told = marked(tmp_path)
-    assert len(told) == 2
-    (began, without), (ended, again) = told.items()
+    (start, whole), (began, without), (ended, again) = told.items()
+    assert (start, whole) == (1, again), "what holds from the start on is told once, and is no change"
     assert began == 21, "the very next batch is drawn under the new weights"
     assert without == {MARK: 1.0, "mix/a": 0.5, "mix/b": 0.0, "mix/c": 0.5}
     assert 31 <= ended <= 35, "after ten ticks, once what is prefetched has been consumed"
