@@ -83,6 +83,10 @@ class Replay:
             return Turn()
         return self.engine.command(event.command, event.tick)
 
+    def dismiss(self, tick: int) -> Turn:
+        """Nobody carries out what the policy decides any more: it only watches from here on."""
+        return self.engine.dismiss(tick)
+
     def _pass_to(self, tick: int) -> None:
         """Before anything of a later tick: keep how it stands, if the run will go back to here."""
         since = tick - 1 if self._tick is None else self._tick
