@@ -78,19 +78,29 @@ class Course:
         """Whether what was decided at a tick tells what the policy would have done."""
         return self.difference is None or tick <= self.difference.tick
 
+    def place_of(self, tick: int) -> int:
+        """How many samples came before a tick."""
+        return bisect_left(self.ticks, tick)
+
     def step_at(self, tick: int) -> int | None:
         """The training step of a tick, or of the next that was measured; None after the last."""
-        place = bisect_left(self.ticks, tick)
+        place = self.place_of(tick)
         return self.steps[place] if place < len(self.ticks) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Backtest:
-    """All that a policy did on one run."""
+    """All that a policy did on one run.
+
+    ``missing`` are the signals that it reads and the run never measured; ``blind`` the monitors that could see
+    nothing for that, and ``dead`` the rules that cannot have fired.
+    """
 
     recording: Recording
     courses: tuple[Course, ...]
     missing: tuple[Missing, ...]
+    blind: frozenset[str]
+    dead: frozenset[str]
 
     @property
     def samples(self) -> int:
@@ -125,10 +135,14 @@ def backtest(policy: Policy, recording: Recording) -> Backtest:
         if own and chapter.whole:
             course.comparison = _compare(chapter, course)
         courses.append(course)
-    return Backtest(recording, tuple(courses), tuple(Needs(policy).missing(recording.signals)))
+    needs, measured = Needs(policy), recording.signals
+    missing = tuple(needs.missing(measured))
+    return Backtest(recording, tuple(courses), missing, needs.blind(measured), needs.dead(measured))
 
 
-def _follow(policy: Policy, chapter: Chapter, replay: Replay, course: Course, watched: frozenset[str]) -> None:
+def _follow(
+    policy: Policy, chapter: Chapter, replay: Replay, course: Course, watched: frozenset[str]
+) -> None:
     alarms, bank = Alarms(replay.bank), replay.bank
     parting = _Parting(policy, chapter)
     for event in chapter.events():
@@ -139,7 +153,9 @@ def _follow(policy: Policy, chapter: Chapter, replay: Replay, course: Course, wa
             if bank.news:
                 bank.news = False
                 course.alarms += [
-                    Alarm(event.tick, event.step, name, instance, reading.health, reading.onset, reading.reason)
+                    Alarm(
+                        event.tick, event.step, name, instance, reading.health, reading.onset, reading.reason
+                    )
                     for name, instance, reading in alarms.begun()
                     if name in watched
                 ]
@@ -181,9 +197,7 @@ class _Parting:
 
     def _would_act(self, decision: Decision) -> bool:
         acts = decision.disposition is Disposition.ACT or (
-            self._dry
-            and decision.disposition is Disposition.OBSERVE
-            and decision.rule not in self._observers
+            self._dry and decision.disposition is Disposition.OBSERVE and decision.rule not in self._observers
         )
         return acts and _steers(decision.actions)
 
@@ -206,9 +220,7 @@ def _compare(chapter: Chapter, course: Course) -> Comparison:
     last = course.ticks[-1] if course.ticks else -1
     decided = [each for each in chapter.decisions if each.tick <= last]
     judged = [each for each in chapter.verdicts if each.tick <= last]
-    for ours, theirs in chain(
-        zip_longest(course.decisions, decided), zip_longest(course.verdicts, judged)
-    ):
+    for ours, theirs in chain(zip_longest(course.decisions, decided), zip_longest(course.verdicts, judged)):
         if ours != theirs:
             return Comparison(False, ours, theirs)
     return Comparison(True)

@@ -48,22 +48,33 @@ class Needs:
         """Whether anything reads a signal of this name."""
         return any(matches(name, pattern) for pattern in self.patterns)
 
-    def missing(self, measured: Collection[str]) -> list[Missing]:
-        """The signals that are needed and not among those measured."""
-        absent = [each for each in self.patterns if not any(matches(name, each) for name in measured)]
-        blind = {reader for reader, names in self._reads.items() if all(name in absent for name in names)}
-        dead = {
-            rule.name: rule.when.names
+    def blind(self, measured: Collection[str]) -> frozenset[str]:
+        """The monitors, and the signals that a rule reads itself, of which nothing was measured."""
+        absent = self._absent(measured)
+        return frozenset(reader for reader, names in self._reads.items() if absent.issuperset(names))
+
+    def dead(self, measured: Collection[str]) -> frozenset[str]:
+        """The rules that cannot have fired: all that they go by was never measured."""
+        blind = self.blind(measured)
+        return frozenset(
+            rule.name
             for rule in self._policy.rules
             if rule.foreach in blind or (rule.when.names and rule.when.names <= blind)
-        }
+        )
+
+    def missing(self, measured: Collection[str]) -> list[Missing]:
+        """The signals that are needed and not among those measured."""
+        dead = self.dead(measured)
+        when = {rule.name: rule.when.names for rule in self._policy.rules if rule.name in dead}
         found = []
-        for signal in absent:
+        for signal in sorted(self._absent(measured), key=self.patterns.index):
             readers = {reader for reader, names in self._reads.items() if signal in names}
-            rules = tuple(rule for rule, names in dead.items() if names & readers)
-            monitors = tuple(name for name in self._monitors if name in readers)
-            found.append(Missing(signal, monitors, rules))
+            rules = tuple(rule for rule, names in when.items() if names & readers)
+            found.append(Missing(signal, tuple(n for n in self._monitors if n in readers), rules))
         return found
+
+    def _absent(self, measured: Collection[str]) -> set[str]:
+        return {each for each in self.patterns if not any(matches(name, each) for name in measured)}
 
 
 def _signals(spec: MonitorSpec) -> tuple[str, ...]:
