@@ -1,9 +1,9 @@
 """How well alarms and acts match what is known of a run: episodes, false alarms, and what was found.
 
-An **episode** begins where a monitor turns bad (each instance of a star for itself), or where a policy decides on
-an act. As long as the alarm latches, or the rule cools down, it is the same one. A fault is **found** by
-the first episode that begins between its onset and its end; what alarmed before, and still does, has not found
-it. All other episodes before the onset, and all of a healthy run, are **false alarms**.
+An **episode** begins where a monitor turns bad (each instance of a star for itself), or where a policy
+decides on an act. As long as the alarm latches, or the rule cools down, it is the same one. A fault is
+**found** by the first episode that begins between its onset and its end; what alarmed before, and still
+does, has not found it. All other episodes before the onset, and all of a healthy run, are **false alarms**.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Alarms:
 
 
 class Match(NamedTuple):
-    """``early`` episodes began before the fault; ``found`` is the place among all of the one that found it."""
+    """How many episodes were ``early``, before the fault, and the place of the one that ``found`` it."""
 
     early: int
     found: int | None
@@ -82,7 +82,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
 
 
 def _mean_at(count: int, probability: float) -> float:
-    """The mean of which at most ``count`` events are seen with this probability: it falls as the mean grows."""
+    """The mean with which at most ``count`` events have this probability: it falls as the mean grows."""
     low, high = 0.0, 2.0 * count + 20.0  # at twice the count and 20 more it is below 1e-6
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

@@ -1,9 +1,9 @@
 """What a policy would have done on a run that already happened, and how far that can be believed.
 
-The policy is replayed on what the run measured. As long as it takes the acts that the run took, and no others,
-the run is what this policy would have made of it, outcomes and verdicts included. At the first act that
-differs the two part: from there on the policy only watches a run that took another course, and nothing that it
-decides later is evidence of what it would have done.
+The policy is replayed on what the run measured. As long as it takes the acts that the run took, and no
+others, the run is what this policy would have made of it, outcomes and verdicts included. At the first act
+that differs the two part: from there on the policy only watches a run that took another course, and nothing
+that it decides later is evidence of what it would have done.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Alarm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first act in which policy and run differ: the policy's own, or one of the run that it did not take."""
+    """The first act that policy and run do not share: the policy's own, or one of the run."""
 
     tick: int
     act: Decision
@@ -62,7 +62,7 @@ class Comparison:
 
 @dataclass(slots=True)
 class Course:
-    """How the policy fared on one process life of the run; ``difference`` is None as long as it is evidence."""
+    """How the policy fared on one process life of the run; all is evidence without a ``difference``."""
 
     number: int
     resumed: int | None
@@ -92,8 +92,8 @@ class Course:
 class Backtest:
     """All that a policy did on one run.
 
-    ``missing`` are the signals that it reads and the run never measured; ``blind`` the monitors that could see
-    nothing for that, and ``dead`` the rules that cannot have fired.
+    ``missing`` are the signals that it reads and the run never measured; ``blind`` the monitors that could
+    see nothing for that, and ``dead`` the rules that cannot have fired.
     """
 
     recording: Recording
@@ -203,7 +203,7 @@ class _Parting:
 
 
 def _record_only(replay: Replay, parting: _Parting) -> Turn:
-    """What the policy only records (``notify``, ``checkpoint``) is as good as done where the run did not do it."""
+    """What the policy only records (``notify``, ``checkpoint``) is as good as done, if the run did not."""
     act = replay.engine.in_flight
     if act is None or _steers(act.actions) or parting.shares(act):
         return Turn()

@@ -63,7 +63,7 @@ def layout_of(header: Sequence[str], chosen: Chosen, needs: Needs, problems: lis
 def signals_among(
     names: Sequence[str], chosen: Chosen, needs: Needs, problems: list[str], what: str = "column"
 ) -> dict[int, str]:
-    """The signal of each name by its place, of those that the policy reads: columns, or tags of a long table."""
+    """The signals that the policy reads, by the place of their names: columns, or tags of a long table."""
     found: dict[str, list[int]] = defaultdict(list)
     for place, name in enumerate(names):
         signal = _short(name)
@@ -91,16 +91,15 @@ def hints_of(names: Collection[str], needs: Needs, measured: Collection[str]) ->
         if signal in measured or "*" in signal:
             continue
         ends = [name for name in free if _short(name).replace(".", "/").rpartition("/")[2] == signal]
-        near = next((f"'{name}'" for name in ends), None)
-        if near is not None:
-            hints[signal] = f"is it {near}? --signal {signal}={near}"
+        if ends:
+            hints[signal] = f"is it '{ends[0]}'? --signal '{signal}={_short(ends[0])}'"
         elif said := nearest(signal, map(_short, free)):
             hints[signal] = said.removeprefix(": ")
     return hints
 
 
 def read_choice(text: str, needs: Needs) -> tuple[str, str] | str:
-    """``SIGNAL=COLUMN`` as the two; both may hold ``=``. What is wrong with it, in words, where it is neither."""
+    """``SIGNAL=COLUMN`` as the two, or what is wrong with it, in words; both may hold ``=``."""
     parts = text.split("=")
     splits = [("=".join(parts[:at]), "=".join(parts[at:])) for at in range(len(parts) - 1, 0, -1)]
     for signal, column in splits:

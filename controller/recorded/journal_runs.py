@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,10 +17,21 @@ from ..journal.reader import JournalReader
 from ..journal.tables import Event, Item
 from .recording import Chapter, Recording, RecordingError
 
+_SQLITE = b"SQLite format 3"
+
 _EVENTS: Mapping[str, Callable[[Event], replay.Event]] = {
     "resumed": lambda event: Resumed(event.tick),
 }
 """Kinds of events that a replay must know of, and what they are to it."""
+
+
+def is_journal(path: Path) -> bool:
+    """Whether this is a run's folder or a journal file, and no log of another tool."""
+    if path.is_dir() or path.suffix == ".sqlite":
+        return True
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(_SQLITE)) == _SQLITE
+    return False
 
 
 def read_journal(path: Path, name: str) -> Recording:

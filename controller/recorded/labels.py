@@ -30,9 +30,9 @@ class Label:
 def read_labels(path: Path, runs: Sequence[str]) -> dict[str, Label]:
     """The labels of these runs, by the names in which they were given; a run without one is left out.
 
-    A CSV file has the columns ``run``, ``onset`` and, optionally, ``end``; a YAML file a mapping from runs to an
-    onset, to ``healthy``, or to ``{onset: ..., end: ...}``. A run may be named by its path, its file or folder,
-    or that without its ending.
+    A CSV file has the columns ``run``, ``onset`` and, optionally, ``end``; a YAML file a mapping from runs
+    to an onset, to ``healthy``, or to ``{onset: ..., end: ...}``. A run may be named by its path, its file
+    or folder, or that without its ending.
 
     Raises:
         RecordingError: with all mistakes of the file.

@@ -1,4 +1,4 @@
-"""A run of any tool, from the table that it exports: wandb, TensorBoard, MLflow, Lightning, a log of one's own."""
+"""A run of any tool, from its table: wandb, TensorBoard, MLflow, Lightning, a log of one's own."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Track:
             return None
         line, before, after = self.first_back
         return (
-            f"line {line}: the steps go back from {before} to {after}, as those of a resumed log do: what came "
-            f"later was kept, and {self.abandoned} earlier measured steps were not judged"
+            f"line {line}: the steps go back from {before} to {after}, as those of a resumed log do: what "
+            f"came later was kept, and {self.abandoned} earlier measured steps were not judged"
         )
 
 

@@ -21,10 +21,10 @@ class RecordingError(ValueError):
 class Chapter:
     """One process life of a run; a log has one.
 
-    ``events`` gives its samples and what happened to it, in order, as often as it is called. ``resumed`` is the
-    tick after which it goes on from an earlier chapter, None where it begins anew. ``decisions`` and ``verdicts``
-    are those that the run's own policy, ``policy_text``, came to; ``applied`` the ids of what was done to the
-    run. ``whole`` says that no sample of it is missing.
+    ``events`` gives its samples and what happened to it, in order, as often as it is called. ``resumed`` is
+    the tick after which it goes on from an earlier chapter, None where it begins anew. ``decisions`` and
+    ``verdicts`` are those that the run's own policy, ``policy_text``, came to; ``applied`` the ids of what
+    was done to the run. ``whole`` says that no sample of it is missing.
     """
 
     number: int

@@ -1,9 +1,10 @@
 """What labelled runs say of a policy: how surely and how soon each rule and monitor finds a fault, and how
 often it cries wolf.
 
-Episodes, false alarms and finding are those of ``policies.judging``. Every decision counts that is not suppressed,
-whether or not it is evidence of the policy's acts: an alarm is judged by what was measured. Delays are in
-ticks; false alarms are counted in 100 000 samples, of healthy runs and of those before an onset.
+Episodes, false alarms and finding are those of ``policies.judging``. Every decision counts that is not
+suppressed, whether or not it is evidence of the policy's acts: an alarm is judged by what was measured.
+Delays are in ticks; false alarms are counted in 100 000 samples, of healthy runs and of those before an
+onset.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Episode(NamedTuple):
 
 @dataclass(slots=True)
 class Score:
-    """How one rule or monitor fared on all labelled runs; ``delays`` and ``biases`` are of the faults found."""
+    """How one rule or monitor fared on all labelled runs; ``delays``, ``biases``: of what was found."""
 
     runs: int = 0
     delays: list[int] = field(default_factory=list)
@@ -97,7 +98,8 @@ class Scores:
 def score(policy: Policy, tests: Sequence[Backtest], labels: Mapping[str, Label]) -> Scores:
     """Judge a policy by the runs that have a label.
 
-    A monitor or rule that could not see or do anything, because the run lacks its signals, is not judged by it.
+    A monitor or rule that could not see or do anything, because the run lacks its signals, is not judged by
+    it.
 
     Raises:
         RecordingError: a fault begins after its run's end.
