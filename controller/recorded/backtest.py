@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
@@ -111,11 +111,13 @@ class Backtest:
 def backtest(policy: Policy, recording: Recording) -> Backtest:
     """Try a policy on a recorded run.
 
-    A policy in observe mode is judged by what it would have done.
+    A policy in observe mode is tried as if it acted, unless the run was under this very policy.
 
     Raises:
         RecordingError: the run goes back to where its recording does not reach.
     """
+    if all(chapter.policy_text != policy.text for chapter in recording.chapters):
+        policy = replace(policy, mode=Mode.ACT)
     watched = frozenset(spec.name for spec in policy.monitors)
     replay = Replay(policy, recording.landmarks)
     courses: list[Course] = []

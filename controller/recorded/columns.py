@@ -92,7 +92,8 @@ def hints_of(names: Collection[str], needs: Needs, measured: Collection[str]) ->
             continue
         ends = [name for name in free if _short(name).replace(".", "/").rpartition("/")[2] == signal]
         if ends:
-            hints[signal] = f"is it '{ends[0]}'? --signal '{signal}={_short(ends[0])}'"
+            which = " or ".join(f"'{name}'" for name in ends)
+            hints[signal] = f"is it {which}? --signal '{signal}={_short(ends[0])}'"
         elif said := nearest(signal, map(_short, free)):
             hints[signal] = said.removeprefix(": ")
     return hints

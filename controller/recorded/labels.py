@@ -90,7 +90,7 @@ Row = tuple[str, str, str, str]  # place, run, onset, end
 
 
 def _from_csv(path: Path, problems: list[str]) -> Iterable[Row]:
-    table = read_rows(path)
+    table = read_rows(path, short=True)
     for name in table.header:
         if name not in COLUMNS:
             problems.append(f"{path}:1: there is no column '{name}'{nearest(name, COLUMNS)}")
@@ -113,7 +113,8 @@ def _from_yaml(path: Path, problems: list[str]) -> Iterable[Row]:
     if tree is None:
         return
     if tree.entries is None:
-        problems.append(f"{path}: labels must be a mapping from runs, got {tree}")
+        line, column = tree.place
+        problems.append(f"{path}:{line}:{column}: labels must be a mapping from runs, got {tree}")
         return
     for run, (place, node) in tree.entries.items():
         where = f"{path}:{place.line}"

@@ -22,8 +22,12 @@ class Rows:
     rows: Iterator[tuple[int, Sequence[str]]]
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path, *, short: bool = False) -> Rows:
     """Open a log. A row whose cells do not match the header, or broken quotes, is raised as it is reached.
+
+    Args:
+        path: the file.
+        short: whether a row may lack its last cells: they are empty then. In a log it was cut off.
 
     Raises:
         RecordingError: it cannot be read, is not text, or has no header.
@@ -44,7 +48,7 @@ def read_rows(path: Path) -> Rows:
     header = [name.strip() for name in next(rows, (1, []))[1]]
     if not any(header):
         raise RecordingError([f"{path}:1: there is no header with the names of columns"])
-    return Rows(header, _complete(rows, len(header), path))
+    return Rows(header, _complete(rows, len(header), path, short))
 
 
 def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, Sequence[str]]]:
@@ -59,12 +63,13 @@ def _numbered(reader: Iterator[list[str]], path: Path) -> Iterator[tuple[int, Se
 
 
 def _complete(
-    rows: Iterator[tuple[int, Sequence[str]]], columns: int, path: Path
+    rows: Iterator[tuple[int, Sequence[str]]], columns: int, path: Path, short: bool
 ) -> Iterator[tuple[int, Sequence[str]]]:
     for line, row in rows:
-        if len(row) != columns:
+        cells = [*row, *[""] * (columns - len(row))] if short else row
+        if len(cells) != columns:
             raise RecordingError([f"{path}:{line}: {len(row)} cells, but the header has {columns}"])
-        yield line, row
+        yield line, cells
 
 
 def _json_lines(text: str, path: Path) -> Rows:
