@@ -47,6 +47,7 @@ from watches import ALONE, POLICY_ACTS, POLICY_SEES, signal_of, watches
 
 from midcourse.monitors.registry import make_monitor
 from midcourse.monitors.types import Sample
+from midcourse.policies.judging import match
 
 STRETCH = 500  # samples between two looks at the clock
 
@@ -120,15 +121,13 @@ def detection(name: str, reports: Sequence[Report]) -> dict[str, Any] | None:
         assert report.onset is not None
         begins = report.onset - report.grace
         healthy += begins
-        said = zip(report.found[name].began, report.found[name].onsets, strict=True)
-        first: int | None = None
-        for began, onset in said:
-            if began < begins:
-                early += 1
-            elif first is None:
-                first = began
-                delays.append(began - report.onset)
-                biases += [] if onset is None else [onset - report.onset]
+        said = report.found[name]
+        of_run = match(said.began, begins)
+        early += of_run.early
+        if of_run.found is not None:
+            onset = said.onsets[of_run.found]
+            delays.append(said.began[of_run.found] - report.onset)
+            biases += [] if onset is None else [onset - report.onset]
     return {
         "runs": len(seen),
         "found": len(delays),

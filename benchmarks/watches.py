@@ -13,13 +13,11 @@ from peers import PEERS, Peer
 
 from midcourse.monitors.bank import MonitorBank
 from midcourse.monitors.types import MonitorSpec, Sample
-from midcourse.policies.engine import Engine
+from midcourse.policies.judging import Alarms, changes_the_run
 from midcourse.policies.model import Mode
 from midcourse.policies.policy import load_policy
-from midcourse.policies.types import Action, Disposition
-
-CHANGES_NOTHING = frozenset({"skip_step", "notify", "checkpoint"})
-"""Actions that leave a healthy run as it is, but for one batch."""
+from midcourse.policies.replay import Replay
+from midcourse.policies.types import Disposition
 
 POLICY_ACTS = "baseline policy, acts"
 POLICY_SEES = "baseline policy, any monitor"
@@ -36,45 +34,27 @@ class Watch(Protocol):
 class Monitors:
     """Monitors in a bank of their own: an episode begins where one of them turns bad."""
 
-    def __init__(self, *specs: MonitorSpec, baselines: Sequence[str] = ()) -> None:
-        self.bank = MonitorBank(specs, baselines)
-        self._bad: set[tuple[str, str]] = set()
+    def __init__(self, *specs: MonitorSpec) -> None:
+        self._bank = MonitorBank(specs)
+        self._alarms = Alarms(self._bank)
 
     def update(self, sample: Sample) -> Sequence[int | None]:
         """Take a sample."""
-        self.bank.update(sample)
-        return self.begun()
-
-    def begun(self) -> Sequence[int | None]:
-        """Of the readings as they are now."""
-        found: list[int | None] = []
-        before = self._bad
-        for name, readings in self.bank.readings.items():
-            for instance, reading in readings.items():
-                if not reading.bad:
-                    before.discard((name, instance))
-                elif (name, instance) not in before:
-                    before.add((name, instance))
-                    found.append(reading.onset)
-        return found
+        self._bank.update(sample)
+        return [reading.onset for _, _, reading in self._alarms.begun()]
 
 
 class Policy:
     """The shipped baseline policy in observe mode: an episode is a decision that would change the run."""
 
     def __init__(self) -> None:
-        policy = replace(load_policy("baseline"), mode=Mode.OBSERVE)
-        self.monitors = Monitors(*policy.monitors, baselines=policy.baselines)
-        self._engine = Engine(policy, self.monitors.bank.lateness)
+        self.replay = Replay(replace(load_policy("baseline"), mode=Mode.OBSERVE))
 
     def update(self, sample: Sample) -> Sequence[int | None]:
         """Take a sample."""
-        bank, engine = self.monitors.bank, self._engine
-        turn = engine.judge_step(sample, bank.judge_step(sample))
-        turn.extend(engine.tick(sample, bank.update(sample)))
         return [
             decision.onset
-            for decision in turn.decisions
+            for decision in self.replay.take(sample).decisions
             if decision.disposition is not Disposition.SUPPRESSED and changes_the_run(decision.actions)
         ]
 
@@ -98,16 +78,11 @@ class Sees:
     """What any monitor of a policy says, whether or not a rule acts on it; to be updated after the policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._monitors = policy.monitors
+        self._alarms = Alarms(policy.replay.bank)
 
     def update(self, sample: Sample) -> Sequence[int | None]:
         """The episodes that began when the policy took the sample."""
-        return self._monitors.begun()
-
-
-def changes_the_run(actions: Sequence[Action]) -> bool:
-    """Whether any of these actions is more than to skip a step or to record."""
-    return any(action.name not in CHANGES_NOTHING for action in actions)
+        return [reading.onset for _, _, reading in self._alarms.begun()]
 
 
 _ALONE = (

@@ -29,7 +29,7 @@ def check(policies: tuple[str, ...], as_json: bool) -> None:
             if as_json:
                 click.echo(
                     json.dumps(
-                        {"policy": source, "ok": False, "problems": list(map(_problem, error.problems))}
+                        {"policy": source, "ok": False, "problems": list(map(problem_json, error.problems))}
                     )
                 )
             else:
@@ -41,7 +41,8 @@ def check(policies: tuple[str, ...], as_json: bool) -> None:
     sys.exit(0 if all_good else 1)
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """A mistake of a policy, for programs."""
     return {"line": problem.place.line, "column": problem.place.column, "message": problem.message}
 
 

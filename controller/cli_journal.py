@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from difflib import get_close_matches
-from enum import Enum
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ..policies.policy import PolicyError, parse_policy
 from ..policies.types import Status
@@ -26,8 +19,7 @@ from .journal.place import JournalError
 from .journal.reader import JournalReader
 from .journal.tables import Attempt, Event
 from .journal.tell import Story, describe, stories, tell
-
-FILE_WIDTH = 160  # of tables that go to a file or a pipe
+from .printing import add_row, dumps, new_table, plain_console, words
 
 
 @click.command()
@@ -51,7 +43,7 @@ def journal(run: Path, id: str | None, signals: bool, attempt: int | None, as_js
             elif id is not None:
                 _print_story(reader, _find(stories(reader, attempt), id), as_json)
             elif as_json:
-                click.echo(_dumps(_document(reader, attempt)))
+                click.echo(dumps(_document(reader, attempt)))
             else:
                 _print_overview(reader, attempt)
     except JournalError as error:
@@ -72,7 +64,7 @@ def _print_story(reader: JournalReader, story: Story, as_json: bool) -> None:
     step = None if onset is None else reader.step_at(onset, story.attempt)
     [life] = [life for life in reader.attempts() if life.number == story.attempt]
     text = tell(story, _signals_of(life), step)
-    click.echo(_dumps({**_story_json(story), "text": text}) if as_json else text)
+    click.echo(dumps({**_story_json(story), "text": text}) if as_json else text)
 
 
 def _signals_of(life: Attempt) -> dict[str, str]:
@@ -93,23 +85,21 @@ def _print_samples(reader: JournalReader, attempt: int | None, as_json: bool) ->
     for life in lives:
         for sample in reader.samples(life):
             if as_json:
-                click.echo(_dumps({"attempt": life, **asdict(sample)}))
+                click.echo(dumps({"attempt": life, **asdict(sample)}))
             else:
                 values = [sample.signals.get(name, "") for name in names]
                 table.writerow([life, sample.tick, sample.step, sample.branch, *values])
 
 
 def _print_overview(reader: JournalReader, attempt: int | None) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    lives = _table("attempt", "started", "state", "mode", "ticks", "policy")
+    console = plain_console()
+    lives = new_table("attempt", "started", "state", "mode", "ticks", "policy")
     for life in reader.attempts():
         if attempt in (None, life.number):
             span = reader.span(life.number)
             ticks = "none" if span is None else f"{span[0]}–{span[1]} ({span[2]} kept)"
             state = _state(reader, life)
-            _add(lives, str(life.number), _when(life.started), state, life.mode, ticks, life.policy_source)
+            add_row(lives, str(life.number), _when(life.started), state, life.mode, ticks, life.policy_source)
     console.print(str(reader.path), lives, f"signals: {', '.join(reader.signals()) or 'none'}\n", sep="\n")
     happened = [event for event in reader.events(attempt) if event.kind in _HAPPENED]
     if happened:
@@ -131,42 +121,31 @@ _HAPPENED = {
 
 
 def _events(happened: list[Event]) -> Table:
-    table = _table("tick", "what happened")
+    table = new_table("tick", "what happened")
     for event in happened:
         tick = "" if event.tick < 0 else str(event.tick)
-        _add(table, tick, _HAPPENED[event.kind].format_map(event.detail))
+        add_row(table, tick, _HAPPENED[event.kind].format_map(event.detail))
     return table
 
 
 def _decisions(told: list[Story]) -> Table:
-    table = _table("step", "decision", "onset", "disposition", "actions", "outcome", "verdict")
+    table = new_table("step", "decision", "onset", "disposition", "actions", "outcome", "verdict")
     for story in told:
         decision = story.decision
         outcome = story.outcomes[-1] if story.outcomes else None
         verdict = story.verdicts[-1] if story.verdicts else None
         why = f": {outcome.reason}" if outcome and outcome.status is not Status.APPLIED else ""
-        _add(
+        add_row(
             table,
             str(decision.step),
             decision.id,  # names the rule, its instance and the tick
             "" if decision.onset is None else f"tick {decision.onset}",
-            _words(decision.disposition),
+            words(decision.disposition),
             ", ".join(map(describe, decision.actions)),
-            "" if outcome is None else f"{_words(outcome.status)}{why}",
-            "" if verdict is None else _words(verdict.result),
+            "" if outcome is None else f"{words(outcome.status)}{why}",
+            "" if verdict is None else words(verdict.result),
         )
     return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in ("step", "decision"))
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(Text, cells))  # plain text: an instance in brackets is no markup
 
 
 def _document(reader: JournalReader, attempt: int | None) -> dict[str, Any]:
@@ -207,24 +186,3 @@ def _state(reader: JournalReader, life: Attempt) -> str:
 
 def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
-
-
-def _words(state: Enum) -> str:
-    return str(state.value).replace("_", " ")
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(_strict(value), allow_nan=False)
-
-
-def _strict(value: Any) -> Any:
-    """``value`` for strict JSON: enums by value, what is not finite as null."""
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value

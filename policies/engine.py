@@ -161,6 +161,20 @@ class Engine:
             self.mode = Mode(command)
         return turn
 
+    def dismiss(self, tick: int) -> Turn:
+        """Nobody will carry out the act in flight: it counts as observed, and from now on nothing acts.
+
+        For a policy that is tried on a run that took another course.
+        """
+        turn = Turn()
+        decision, self._in_flight, self.mode = self._in_flight, None, Mode.OBSERVE
+        if decision is not None and decision.rule != LIMITS:
+            machine = self._machine(decision)
+            before = machine.phase
+            machine.observed(decision.rung, tick)
+            _note(machine, before, tick, turn)
+        return turn
+
     # Evaluating
 
     def _evaluate(self, lanes: Iterable[_Lane], now: _Now) -> None:

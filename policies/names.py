@@ -23,7 +23,7 @@ class Signals:
 
     def __contains__(self, name: str) -> bool:
         """Whether a signal of this name can be measured; a name with a star stands for all that match."""
-        return name in self.plain or any(_matches(name, pattern) for pattern in self.patterns)
+        return name in self.plain or any(matches(name, pattern) for pattern in self.patterns)
 
     @property
     def plain(self) -> tuple[str, ...]:
@@ -42,6 +42,9 @@ class Signals:
         return f"there is no signal '{name}'{near}{own}"
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is this one, or where the pattern has a star, one that it stands for."""
+    if "*" not in pattern:
+        return name == pattern
     before, _, after = pattern.partition("*")
     return len(name) > len(before + after) and name.startswith(before) and name.endswith(after)

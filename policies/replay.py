@@ -1,18 +1,19 @@
 """What a policy decides on a recorded run: the same samples, outcomes and commands give the same decisions.
 
 The monitors and the engine see what they saw live, in the same order, so this serves to check a journal, to
-test a policy on written series, and (in observe mode, with no outcomes) to try a policy on old runs.
+test a policy on written series, and to try a policy on old runs.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ..monitors.bank import MonitorBank
 from ..monitors.types import Sample
-from .engine import Engine
+from .engine import Command, Engine
 from .model import Policy
 from .types import Outcome, Status, Turn
 
@@ -25,7 +26,114 @@ class Commanded:
     tick: int
 
 
-Event = Sample | Outcome | Commanded
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A new process goes on from how the run stood after this tick, engine and monitors alike."""
+
+    tick: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """After this tick the loop loaded a state of its own: the monitors start anew."""
+
+    tick: int
+
+
+Event = Sample | Outcome | Commanded | Resumed | Reloaded
+
+
+class Replay:
+    """Monitors and engine of a policy, driven through recorded events one at a time.
+
+    Args:
+        policy: the policy to decide by.
+        landmarks: the ticks that a rollback or a new process goes back to (``landmarks_of``). How monitors
+            and engine stood after these is kept; all others are forgotten as they pass.
+
+    A rollback by an act that is none of this policy's is taken as a fact: the run went back, so the monitors
+    do, and what led a rule to PENDING or FIRING belongs to an abandoned branch.
+    """
+
+    def __init__(self, policy: Policy, landmarks: Iterable[int] = ()) -> None:
+        self.bank = MonitorBank(policy.monitors, policy.baselines)
+        self.engine = Engine(policy, self.bank.lateness)
+        self._landmarks = sorted(set(landmarks))
+        self._states: dict[int, dict[str, Any]] = {}
+        self._tick: int | None = None
+        self._held: list[Outcome] = []
+
+    def take(self, event: Event) -> Turn:
+        """Take what happened next; returns what the engine said to it.
+
+        Raises:
+            ValueError: the run goes back to a tick that was not replayed.
+        """
+        if isinstance(event, Resumed):
+            self._resume(event.tick)
+            return Turn()
+        if self._tick is None or event.tick > self._tick:
+            self._pass_to(event.tick)
+        if isinstance(event, Sample):
+            return self._judge(event)
+        if isinstance(event, Outcome):
+            return self._record(event)
+        if isinstance(event, Reloaded):
+            self.bank.load_state_dict({"monitors": {}})
+            return Turn()
+        return self.engine.command(event.command, event.tick)
+
+    def dismiss(self, tick: int) -> Turn:
+        """Nobody carries out what the policy decides any more: it only watches from here on."""
+        return self.engine.dismiss(tick)
+
+    def _pass_to(self, tick: int) -> None:
+        """Before anything of a later tick: keep how it stands, if the run will go back to here."""
+        since = tick - 1 if self._tick is None else self._tick
+        self._tick = tick
+        marks = self._landmarks
+        if marks and (passed := marks[bisect_left(marks, since) : bisect_left(marks, tick)]):
+            state = {"monitors": self.bank.state_dict(), "engine": self.engine.state_dict()}
+            self._states |= dict.fromkeys(passed, state)
+
+    def _judge(self, sample: Sample) -> Turn:
+        bank, engine = self.bank, self.engine
+        said = engine.judge_step(sample, bank.judge_step(sample))
+        if self._held:
+            for outcome in self._held:
+                said.extend(engine.record(outcome))
+            self._held.clear()
+        said.extend(engine.tick(sample, bank.update(sample)))
+        return said
+
+    def _record(self, outcome: Outcome) -> Turn:
+        flying, target = self.engine.in_flight, _target(outcome)
+        own = flying is not None and flying.id == outcome.decision_id
+        if target is None and not own:
+            # A step is skipped before its sample is complete, so this outcome was written before the sample.
+            self._held.append(outcome)
+            return Turn()
+        said = self.engine.record(outcome)
+        if target is not None:
+            if not own:
+                said.extend(self.engine.command(Command.RESUME.value, outcome.tick))
+            self.bank.load_state_dict(self._state(target, outcome.decision_id)["monitors"])
+        return said
+
+    def _resume(self, tick: int) -> None:
+        self._held.clear()
+        if self._tick is not None and tick >= self._tick:  # it ended right there
+            self._pass_to(tick + 1)
+        else:
+            state = self._state(tick, "a new process")
+            self.bank.load_state_dict(state["monitors"])
+            self.engine.load_state_dict(state["engine"])
+        self._tick = tick
+
+    def _state(self, tick: int, who: str) -> dict[str, Any]:
+        if tick not in self._states:
+            raise ValueError(f"{who} goes back to tick {tick}, which was not replayed")
+        return self._states[tick]
 
 
 def replay(policy: Policy, events: Iterable[Event]) -> Turn:
@@ -41,40 +149,17 @@ def replay(policy: Policy, events: Iterable[Event]) -> Turn:
         ValueError: for a rollback to a tick that is not among the samples before it.
     """
     recorded = list(events)
-    bank = MonitorBank(policy.monitors, policy.baselines)
-    engine = Engine(policy, bank.lateness)
-    targets = {_target(event) for event in recorded} - {None}
-    states: dict[int, dict[str, Any]] = {}
-    skipped: list[Outcome] = []
+    replayed = Replay(policy, landmarks_of(recorded))
     said = Turn()
     for event in recorded:
-        if isinstance(event, Sample):
-            said.extend(engine.judge_step(event, bank.judge_step(event)))
-            for outcome in skipped:
-                said.extend(engine.record(outcome))
-            skipped.clear()
-            said.extend(engine.tick(event, bank.update(event)))
-            if event.tick in targets:
-                states[event.tick] = bank.state_dict()
-        elif isinstance(event, Outcome) and _target(event) is None and not _answers(event, engine):
-            # A step is skipped before its sample is complete, so this outcome was written before the sample.
-            skipped.append(event)
-        elif isinstance(event, Outcome):
-            said.extend(engine.record(event))
-            target = _target(event)
-            if target is not None:
-                if target not in states:
-                    raise ValueError(
-                        f"{event.decision_id} goes back to tick {target}, which was not replayed"
-                    )
-                bank.load_state_dict(states[target])
-        else:
-            said.extend(engine.command(event.command, event.tick))
+        said.extend(replayed.take(event))
     return said
 
 
-def _answers(outcome: Outcome, engine: Engine) -> bool:
-    return engine.in_flight is not None and engine.in_flight.id == outcome.decision_id
+def landmarks_of(events: Iterable[Event]) -> set[int]:
+    """The ticks that these events go back to. Samples do not matter for this and may be left out."""
+    found = {event.tick if isinstance(event, Resumed) else _target(event) for event in events}
+    return {tick for tick in found if tick is not None}
 
 
 def _target(event: Event) -> int | None:

@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from midcourse.monitors.bank import MonitorBank
-from midcourse.monitors.types import Sample
+from midcourse.monitors.types import Health, Sample
 from midcourse.policies.engine import Engine
-from midcourse.policies.policy import Policy, parse_policy
-from midcourse.policies.replay import Commanded, Event, replay
+from midcourse.policies.policy import Mode, Policy, parse_policy
+from midcourse.policies.replay import Commanded, Event, Reloaded, Replay, Resumed, landmarks_of, replay
 from midcourse.policies.types import Decision, Disposition, Outcome, Result, Status, Turn
 
 POLICY = """
@@ -123,3 +123,77 @@ def test_a_rollback_to_a_tick_that_was_not_replayed_is_refused() -> None:
     details = {"rollback": {"target_tick": 7}}
     with pytest.raises(ValueError, match="r@9 goes back to tick 7, which was not replayed"):
         replay(parse_policy(POLICY), [Outcome("r@9", Status.APPLIED, 9, details=details)])
+
+
+ROLLED_BACK = {"rollback": {"target_tick": 450}}
+
+
+def samples(first: int, last: int, branch: int = 0, shift: float = 0.0) -> list[Event]:
+    return [
+        Sample(tick, tick, branch, {"loss": 2 + shift + 0.1 * Random(tick).gauss(0, 1)})
+        for tick in range(first, last)
+    ]
+
+
+def test_a_rollback_by_another_s_act_takes_the_monitors_and_the_rules_back() -> None:
+    replayed = Replay(parse_policy(POLICY), {450})
+    for event in samples(0, 503, shift=0.0):
+        replayed.take(event)
+    for event in samples(503, 509, shift=0.5):  # CUSUM has gathered, and alarms soon
+        replayed.take(event)
+    gathered = replayed.bank.readings["rise"][""].score
+    replayed.take(Outcome("other@508", Status.APPLIED, 508, details=ROLLED_BACK))
+    assert replayed.bank.readings["rise"][""].tick == 450
+    assert replayed.bank.readings["rise"][""].score < gathered / 2
+    assert not replayed.engine.suspects
+
+
+def test_a_new_process_goes_on_as_one_that_never_ended() -> None:
+    policy = parse_policy(POLICY)
+    whole = [*samples(0, 480), *samples(480, 520, shift=3)]
+    broken = [*samples(0, 480), *samples(480, 500, shift=3), Resumed(470), *whole[471:]]
+    for events in (broken, [*whole[:471], Resumed(470), *whole[471:]]):
+        replayed = Replay(policy, landmarks_of(events))
+        said = [replayed.take(event) for event in events][-len(whole[471:]) :]
+        decided = [decision for turn in said for decision in turn.decisions]
+        assert decided == replay(policy, whole).decisions
+        assert decided
+
+
+def test_a_state_that_the_loop_loaded_has_the_monitors_begin_anew() -> None:
+    replayed = Replay(parse_policy(POLICY))
+    for event in samples(0, 100):
+        replayed.take(event)
+    assert replayed.bank.readings["rise"][""].health is Health.OK
+    replayed.take(Reloaded(99))
+    replayed.take(samples(100, 101)[0])
+    assert replayed.bank.readings["rise"][""].health is Health.WARMUP
+
+
+def test_a_state_is_that_before_the_next_sample_whatever_was_told_in_between() -> None:
+    """A rollback at tick 508 to 450, and later one to 508: to what 450 was, which the run stood at then."""
+    events = [*samples(0, 509), Outcome("other@508", Status.APPLIED, 508, details=ROLLED_BACK)]
+    events += samples(509, 520, branch=1)
+    to_508 = {"rollback": {"target_tick": 508}}
+    events.append(Outcome("other@519", Status.APPLIED, 519, details=to_508))
+    replayed = Replay(parse_policy(POLICY), landmarks_of(events))
+    for event in events:
+        replayed.take(event)
+    assert replayed.bank.readings["rise"][""].tick == 450
+
+
+def test_an_act_that_nobody_carries_out_counts_as_observed() -> None:
+    policy, watching = parse_policy(POLICY), parse_policy(POLICY.replace("mode: act", "mode: observe"))
+    acting, observing = Replay(policy), Replay(watching)
+    said: dict[str, list[tuple[str, str]]] = {"acting": [], "observing": []}
+    for event in [*samples(0, 480), *samples(480, 1200, shift=3), *samples(1200, 2000, shift=9)]:
+        for name, replayed in (("acting", acting), ("observing", observing)):
+            turn = replayed.take(event)
+            if replayed.engine.in_flight is not None:
+                turn.extend(replayed.dismiss(event.tick))
+            said[name] += [(each.id, each.reason) for each in turn.decisions]
+    assert said["acting"] == said["observing"]
+    assert len(said["acting"]) > 1
+    assert acting.engine.mode is Mode.OBSERVE
+    states = [replayed.engine.state_dict()["machines"] for replayed in (acting, observing)]
+    assert states[0] == states[1]
