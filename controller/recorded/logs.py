@@ -75,7 +75,7 @@ def read_log(path: Path, name: str, chosen: Chosen, needs: Needs) -> Recording:
     measured = frozenset(signal for signals in course.signals for signal in signals)
     hints = hints_of(names, needs, measured)
     if not measured:
-        said = "".join(f"; {hint}" for hint in hints.values())
+        said = "".join(f"; {hint}" for hint in dict.fromkeys(hints.values()))
         raise RecordingError([f"{path}: nothing that the policy reads was measured{said}"])
     where = "rows are counted: no column is called step, global_step or the like (--step COLUMN)"
     if layout.step is not None:

@@ -392,10 +392,8 @@ def test_the_report_for_people_tells_what_fired_when_and_why(tmp_path: Path) -> 
 
 def test_a_run_without_what_a_rule_reads_is_not_silent_about_it(tmp_path: Path) -> None:
     output = ask(written(tmp_path, "step,train/loss,grad_norm", "1,2,3")).output
-    assert (
-        "loss was never measured: monitors guard, blowup, rise saw nothing of it; rule off-course cannot"
-        in output
-    )
+    assert "loss was never measured: monitors guard, blowup, rise" in output
+    assert "saw nothing of it; rule off-course cannot" in output
     assert "is it 'train/loss'? --signal 'loss=train/loss'" in output
     assert "grad_norm was never" not in output
 
