@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Any, Final
 
 from .base import ScaledMonitor
+from .plan import Plan, Planned
 from .registry import make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading, Sample
 
@@ -80,6 +81,8 @@ class MonitorBank:
         self._errors: list[str] = []
         self._said: set[str] = set()
         self._lateness: dict[str, int] = {}
+        self.planned: Plan | None = None
+        """What is known ahead of the run, if it was told."""
         self.news = False
         """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
         self._start()
@@ -119,6 +122,19 @@ class MonitorBank:
         self._update(self._after_step, sample)
         return self.readings
 
+    def plan(self, plan: Plan) -> None:
+        """Tell those that go by it what is known ahead of the run, later instances too; it is not rewound."""
+        self.planned = plan
+        for watch in (*self._before_step, *self._after_step):
+            self._tell(watch)
+
+    def _tell(self, watch: _Watch) -> None:
+        if self.planned is not None and watch.error is None and isinstance(watch.monitor, Planned):
+            try:
+                watch.monitor.plan(self.planned)
+            except BaseException as error:  # noqa: BLE001
+                self._fail(watch, error)
+
     def lateness(self, monitor: str) -> int:
         """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases."""
         return self._lateness[monitor]
@@ -151,13 +167,18 @@ class MonitorBank:
                     self._fail(watch, error)
             reading = watch.readings[watch.instance].to_json()
             state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
-        return {"monitors": state, "written": {spec.name: _written(spec) for spec in self._specs}}
+        written = {spec.name: _written(spec) for spec in self._specs}
+        planned = None if self.planned is None else self.planned.to_json()
+        return {"monitors": state, "written": written, "plan": planned}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state: later readings are the same as the source's.
 
         What it lacks starts anew, and so does a monitor that was written otherwise in the source's policy.
+        The plan of the run stays, if it is known here already.
         """
+        if self.planned is None and state.get("plan") is not None:
+            self.planned = Plan.from_json(state["plan"])
         self._start()
         now = {spec.name: _written(spec) for spec in self._specs}
         then = {**now, **state.get("written", {})}
@@ -193,6 +214,7 @@ class MonitorBank:
             self._after_step.append(watch)
         watch.readings[instance] = Reading(Health.WARMUP)
         self.news = True
+        self._tell(watch)
         return watch
 
     def _admit(self, sample: Sample) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..monitors.bank import MonitorBank
+from ..monitors.plan import Plan
 from ..monitors.types import Sample
 from .engine import Engine
 from .model import Policy
@@ -25,7 +26,14 @@ class Commanded:
     tick: int
 
 
-Event = Sample | Outcome | Commanded
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the monitors were told of the run's future."""
+
+    plan: Plan
+
+
+Event = Sample | Outcome | Commanded | Planned
 
 
 def replay(policy: Policy, events: Iterable[Event]) -> Turn:
@@ -68,6 +76,8 @@ def replay(policy: Policy, events: Iterable[Event]) -> Turn:
                         f"{event.decision_id} goes back to tick {target}, which was not replayed"
                     )
                 bank.load_state_dict(states[target])
+        elif isinstance(event, Planned):
+            bank.plan(event.plan)
         else:
             said.extend(engine.command(event.command, event.tick))
     return said
