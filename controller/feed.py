@@ -191,9 +191,7 @@ class Feed:
         if known is not None and known.broken_off is not None:
             yield from self.loader
 
-    def rewind(
-        self, place: Place, random_state: rng.RandomState, seen: Fingerprint | None = None
-    ) -> None:
+    def rewind(self, place: Place, random_state: rng.RandomState, seen: Fingerprint | None = None) -> None:
         """Make ``place`` the next batch, with the random state in force once it is pulled.
 
         ``seen`` is what the batch there was known by; the desk is told if it is another one now.

@@ -139,9 +139,7 @@ def _parts(cycle: Cycle, counters: Counters, records: Records | None) -> dict[st
     return parts
 
 
-def put_in_place(
-    run: Run, name: str, parcel: Parcel, feed: Feed, parts: Mapping[str, Any]
-) -> None:
+def put_in_place(run: Run, name: str, parcel: Parcel, feed: Feed, parts: Mapping[str, Any]) -> None:
     """Make a checkpoint's state the present one.
 
     Args:

@@ -302,9 +302,7 @@ def _number(scalar: torch.Tensor) -> torch.Tensor | float:
     return scalar.item() if scalar.is_cpu else scalar.detach()
 
 
-def _stack(
-    values: Sequence[torch.Tensor | float], dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
+def _stack(values: Sequence[torch.Tensor | float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     # Host numbers are put together first: one transfer instead of one for each.
     host = torch.tensor([v if not isinstance(v, torch.Tensor) else 0.0 for v in values], dtype=dtype)
     packed = host.to(device, non_blocking=True)

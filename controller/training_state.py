@@ -74,9 +74,7 @@ class TrainingState:
             TypeError: it has no ``state_dict`` and ``load_state_dict``.
         """
         if not isinstance(obj, Stateful):
-            raise TypeError(
-                f"register({name!r}): {type(obj).__name__} has no state_dict and load_state_dict"
-            )
+            raise TypeError(f"register({name!r}): {type(obj).__name__} has no state_dict and load_state_dict")
         (self._schedules if isinstance(obj, LRScheduler) else self._registered)[name] = obj
 
     def add_schedule(self, scheduler: Any) -> None:
@@ -87,6 +85,11 @@ class TrainingState:
     def registered(self) -> tuple[str, ...]:
         """Names of what the user registered."""
         return tuple(self._registered)
+
+    @property
+    def schedulers(self) -> list[Any]:
+        """The schedulers that drive the optimizer, in the order in which they became known."""
+        return list(self._schedules.values())
 
     @property
     def schedule_is_known(self) -> bool:

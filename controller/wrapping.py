@@ -157,9 +157,7 @@ class Wrapping:
         self._listener.clipped(norm)
         return norm
 
-    def _skip_first_batches(
-        self, original: Callable[..., Any], dataloader: Any, num_batches: int = 0
-    ) -> Any:
+    def _skip_first_batches(self, original: Callable[..., Any], dataloader: Any, num_batches: int = 0) -> Any:
         if type(dataloader) is not WatchedLoader:
             return WatchedLoader(original(dataloader, num_batches), self._listener)
         rest = original(dataloader.__wrapped__, num_batches)

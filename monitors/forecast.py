@@ -35,7 +35,8 @@ class ForecastMonitor(SignalMonitor):
 
     A curve is fitted to the run so far, anew every ``every`` steps: L0 + A S1^-alpha + kappa eta~ (S1: the
     cumulative learning rate, eta~: the recent one) if the schedule to come is known, else a power law of the
-    step. Where two of the ``references`` had the same schedule, it ends as far from them as it is. Expressions read ``final`` with its 90 % interval ``low`` to ``high``, and ``expected_now``.
+    step. If two of the ``references`` had the same schedule, it will end as far from them as it is now.
+    Expressions read ``final`` with its 90 % interval ``low`` to ``high``, and ``expected_now``.
 
     The median of the last 16 values is judged by the forecast before the newest, so that a slow change cannot
     hide in the curve that was fitted to it: ``level`` is what that one expects now, ``noise`` how far above
@@ -43,8 +44,9 @@ class ForecastMonitor(SignalMonitor):
     forecast that it is judged by stays, for at most a tenth of the run. With a ``target``, it warns when even
     ``low`` is above that.
 
-    It goes by training steps, which a rollback rewinds together with the schedule. It is silent until it knows
-    how long the run will be, and for the first tenth of it. Only for signals that fall towards a value that is not negative.
+    It goes by training steps, which a rollback rewinds together with the schedule. It is silent until it
+    knows how long the run will be, and for the first tenth of it. Only for signals that fall towards a value
+    that is not negative.
 
     Args:
         signal: the signal's name.

@@ -29,8 +29,9 @@ class FinishedRun:
 class Plan:
     """A run's plan. It is data, so that a journal that holds it gives the same readings when it is replayed.
 
-    ``horizon`` is the number of steps of the whole run; ``schedule`` are corners (share of the run, lr / peak)
-    joined by straight lines, without overrides. None is not known. ``finished`` are runs to compare with.
+    ``horizon`` is the number of steps of the whole run; ``schedule`` are corners (share of the run,
+    lr / peak) joined by straight lines, without overrides. None is not known. ``finished`` are runs to
+    compare with.
     """
 
     horizon: int | None = None
@@ -46,14 +47,15 @@ class Plan:
     def from_json(cls, state: Mapping[str, Any]) -> Plan:
         """The inverse of ``to_json``."""
         corners = state["schedule"]
-        finished = tuple(
-            FinishedRun(**{
-                name: tuple(value) if isinstance(value, list) else value for name, value in run.items()
-            })
-            for run in state["finished"]
-        )
         schedule = None if corners is None else tuple((share, rate) for share, rate in corners)
-        return cls(state["horizon"], schedule, finished)
+        return cls(state["horizon"], schedule, tuple(map(_finished, state["finished"])))
+
+
+def _finished(state: Mapping[str, Any]) -> FinishedRun:
+    arrays = {
+        name: None if state[name] is None else tuple(state[name]) for name in ("steps", "values", "rates")
+    }
+    return FinishedRun(**{**state, **arrays})
 
 
 @runtime_checkable

@@ -28,7 +28,6 @@ log = logging.getLogger("midcourse")
 T = TypeVar("T")
 
 
-
 def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Restore a good snapshot; with ``data: skip`` or ``replay`` also schedule, step, randomness and data."""
     target = find_target(run, decision, params["to"])

@@ -219,4 +219,3 @@ def _remove(folder: Path, prefix: str, keep: Collection[str] = ()) -> None:
     for path in folder.iterdir():
         if path.name.lstrip(".").startswith(prefix) and path.name not in keep:
             path.unlink(missing_ok=True)
-

@@ -46,9 +46,7 @@ def test_where_none_are_kept_the_start_report_says_so(tmp_path: Path) -> None:
     assert said == ["snapshots: none are kept"]
 
 
-def test_all_buffers_are_there_after_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_buffers_are_there_after_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     make = Buffers._make
 

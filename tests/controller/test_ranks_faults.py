@@ -237,9 +237,7 @@ def monitor_fails(run_dir: Path) -> Ran:
 
 
 @pytest.mark.slow
-def test_a_monitor_that_raises_hinders_neither_training_nor_other_rules(
-    ranks: Ranks, tmp_path: Path
-) -> None:
+def test_a_monitor_that_raises_hinders_neither_training_nor_other_rules(ranks: Ranks, tmp_path: Path) -> None:
     plain, ran = ranks.run(loop), ranks.run(monitor_fails, tmp_path)
     assert [(d.rule, d.disposition) for d in ran[0].decisions] == [("pull", Disposition.ACT)]
     assert [o.status for o in ran[0].outcomes] == [Status.APPLIED]
