@@ -3,9 +3,9 @@
 An interval is so many *units* wide. What one unit is depends on the method, and scales with the signal: it is
 made of what the forecast itself says is still to come. How many units it takes was found by split conformal
 prediction on recorded runs: ``python benchmarks/forecasting.py --traces DIR --calibrate``. They held the
-final value of 92, 92 and 93 % (schedule), 95, 94 and 97 % (references) of 156 GPT runs after 25, 50 and 75 % of the
-run; with each group of runs left out in turn, constants from the others held 92, 92 and 93 % and 90, 92 and
-89 % of it.
+final value of 92, 92 and 93 % (schedule), 95, 94 and 97 % (references) of 156 GPT runs after 25, 50 and 75 %
+of the run; with each group of runs left out in turn, constants from the others held 92, 92 and 93 % and 90,
+92 and 89 % of it.
 """
 
 from __future__ import annotations
