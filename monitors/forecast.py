@@ -38,9 +38,10 @@ class ForecastMonitor(SignalMonitor):
     step. If two of the ``references`` had the same schedule, it will end as far from them as it is now.
     Expressions read ``final`` with its 90 % interval ``low`` to ``high``, and ``expected_now``.
 
-    The median of the last 16 values is judged by the forecast before the newest, so that a slow change cannot
-    hide in the curve that was fitted to it: ``level`` is what that one expects now, ``noise`` how far above
-    it the median lies in 1 of 20 cases, the score how many of those it lies above. While it alarms the
+    The last 16 values are judged by the forecast before the newest, so that a slow change cannot hide in the
+    curve that was fitted to it: ``level`` is what that one expects now, ``noise`` how far above it the median
+    of the 16 lies in 1 of 20 cases, each compared with what was expected at its time, the score how many of
+    those it lies above. While it alarms the
     forecast that it is judged by stays, for at most a tenth of the run. With a ``target``, it warns when even
     ``low`` is above that.
 
@@ -83,7 +84,7 @@ class ForecastMonitor(SignalMonitor):
     lateness = 30
     _state: ClassVar[tuple[str, ...]] = (
         *(*SignalMonitor._state, "_history", "_scale", "_ticks", "_rate", "_count", "_first"),
-        *("_due", "_told", "_way", "_next_way", "_alarm", "_since", "_out_of_reach"),
+        *("_due", "_off", "_told", "_way", "_next_way", "_alarm", "_since", "_out_of_reach"),
     )
 
     def __init__(
@@ -124,6 +125,7 @@ class ForecastMonitor(SignalMonitor):
         self._count = 0  # of measurements, up to the fewest
         self._first: int | None = None  # step that was seen
         self._due = 0  # step of the next fit
+        self._off: list[float] = []  # how far the newest values lay above what was expected at their time
         self._told: dict[str, float] = {}
         self._way: dict[str, Any] | None = None  # by which it is judged
         self._next_way: dict[str, Any] | None = None
@@ -176,7 +178,12 @@ class ForecastMonitor(SignalMonitor):
 
     def _judged(self, tick: int, value: float) -> Reading:
         expected, above = _along(self._way, self._step)
-        score = (self._scale.level - expected) / above  # NaN until a new window has filled: that is no alarm
+        off = self._off
+        if len(off) >= _WINDOW:
+            del off[0]
+        off.append(value - expected)
+        middle = _median(off) if len(off) >= _FEWEST else nan
+        score = middle / above  # NaN is no alarm
         extra = {**self._told, "expected_now": expected}
         if not score > _USUAL:
             self._since = None
@@ -187,14 +194,16 @@ class ForecastMonitor(SignalMonitor):
                 self._alarm = [self._step, self._ticks[0] if self._since is None else self._since]
         elif not score > self._threshold / 2:
             self._alarm = None
-        health, onset, reason = self._health(tick, expected, above)
+        health, onset, reason = self._health(tick, expected, above, middle)
         return Reading(health, tick, value, score, self._threshold, onset, expected, above, reason, extra)
 
-    def _health(self, tick: int, expected: float, above: float) -> tuple[Health, int | None, str]:
+    def _health(
+        self, tick: int, expected: float, above: float, middle: float
+    ) -> tuple[Health, int | None, str]:
         """With the onset and the reason."""
         if self._alarm is not None:
             usual = f"{expected:.4g} (up to {expected + above:.4g})"
-            there = f"{self._signal} is at {self._scale.level:.4g} where {usual} was forecast"
+            there = f"{self._signal} is at {expected + middle:.4g} where {usual} was forecast"
             return Health.ALARM, self._alarm[1], f"{there}, since tick {self._alarm[1]}"
         target, told = self._target, self._told
         if target is None or told["low"] <= target:
@@ -246,7 +255,12 @@ class ForecastMonitor(SignalMonitor):
     def _forget(self) -> None:
         self._scale = _new_scale()
         self._since = self._alarm = None
-        self._ticks = []
+        self._ticks, self._off = [], []
+
+
+def _median(values: list[float]) -> float:
+    ordered, n = sorted(values), len(values)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
 def _new_scale() -> RobustScale:
