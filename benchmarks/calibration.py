@@ -71,7 +71,7 @@ class Surprises:
 
 def _times(units: Floats, below: float, above: float) -> list[float]:
     least = 1e-9  # for an end at the forecast itself
-    return np.where(units < 0, -units / max(below, least), units / max(above, least)).tolist()
+    return [-unit / max(below, least) if unit < 0 else unit / max(above, least) for unit in units.tolist()]
 
 
 def _surprise(told: Told) -> float:

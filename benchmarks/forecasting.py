@@ -92,25 +92,19 @@ def measure(runs: Sequence[Run], traces: Path | None, seed: int) -> dict[str, An
 def table(result: Mapping[str, Any], calibrate: bool) -> str:
     """The same for people."""
     about = result["machine"]
-    heads = [
-        "of",
-        "runs",
-        "seen",
-        "error %",
-        "bar",
-        "by group",
-        "coverage %",
-        "by group",
-        "others",
-        "width %",
-        "ms",
-    ]
-    names = (
-        *("error", "target", "error_by_group", "coverage", "coverage_by_group", "left_out", "width", "ms"),
-    )
-    rows = [heads]
+    numbers = {
+        "error %": "error",
+        "bar": "target",
+        "by group": "error_by_group",
+        "coverage %": "coverage",
+        "of groups": "coverage_by_group",
+        "others": "left_out",
+        "width %": "width",
+        "ms": "ms",
+    }
+    rows = [["of", "runs", "seen", *numbers]]
     for row in result["results"]:
-        cells = [f"{row[name]:.2f}" if row.get(name) is not None else "" for name in names]
+        cells = [f"{row[name]:.2f}" if row.get(name) is not None else "" for name in numbers.values()]
         about_run = [f"{row['source']}: {row['forecaster']}", str(row["runs"]), f"{100 * row['share']:.0f} %"]
         rows.append([*about_run, *cells])
     parts = [f"{about['processor']}, Python {about['python']}, numpy {about['numpy']}", columns(rows)]
@@ -121,11 +115,11 @@ def table(result: Mapping[str, Any], calibrate: bool) -> str:
         rows.append([row["family"], *counts, f"{row['per_100k']:g}", row["found"], delay])
     parts.append(columns(rows))
     if calibrate:
-        names = ("below", "above", "factor", "coverage", "left_out")
+        constants = ("below", "above", "factor", "coverage", "left_out")
         rows = [["units of reach", "seen", "below", "above", "factor", "coverage %", "others"]]
         for row in result["calibration"]:
-            numbers = [f"{row[name]:.2f}" for name in names]
-            rows.append([row["method"], f"{100 * row['share']:.0f} %", *numbers])
+            told = [f"{row[name]:.2f}" for name in constants]
+            rows.append([row["method"], f"{100 * row['share']:.0f} %", *told])
         parts.append(columns(rows))
     return "\n\n".join(parts)
 
