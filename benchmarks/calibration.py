@@ -36,7 +36,7 @@ class Surprises:
 
     @classmethod
     def of(cls, runs: Sequence[Run], method: Method, share: float) -> Surprises | None:
-        """What the runs of all sources that have the method say; None without a second group."""
+        """What the runs of all sources say by a method; None of one group only, or of none at the share."""
         near = [min(share + distance, 0.95) for distance in NEARBY]
         told = [
             (each, at == share)
@@ -46,7 +46,7 @@ class Surprises:
         ]
         every = [each for each, _ in told]
         groups = np.array([f"{each.run.source} {each.run.group}" for each in every])
-        if len(set(groups)) < 2:
+        if len(set(groups)) < 2 or not any(here for _, here in told):
             return None
         sources = Counter(each.run.source for each in every)  # each of them counts once
         weights = balanced(every, power=0.5) / [sources[each.run.source] for each in every]

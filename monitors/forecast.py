@@ -74,7 +74,7 @@ class ForecastMonitor(SignalMonitor):
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset, round(reading.extra["final"], 1)
-    (2508, 2498, 2.1)
+    (2507, 2497, 2.1)
     """
 
     extra = ("final", "low", "high", "expected_now")
