@@ -56,7 +56,7 @@ class ForecastMonitor(SignalMonitor):
         schedule: lr / peak over the run: ``constant``, ``linear`` or ``cosine`` (to zero), or corners
             ``[share of the run, lr / peak]`` such as ``[[0, 0], [0.02, 1], [0.7, 1], [1, 0]]``; None: as the
             run tells, if it can be read ahead.
-        references: finished runs of the same kind, by the folders of their journals.
+        references: folders of finished runs of the same kind, from the working directory if not absolute.
         target: the value that should be reached; None for no warning.
         every: steps between fits. One takes about 1 ms: at 500, 2 us a tick.
         threshold: score that alarms; it clears at half of that.
