@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from difflib import get_close_matches
@@ -112,6 +113,7 @@ def _print_overview(reader: JournalReader, attempt: int | None) -> None:
 
 
 _HAPPENED = {
+    "plan": "what lies ahead: {horizon} steps in all, the learning rate {rate}",
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",
     "checkpoint_failed": "checkpoint {name} failed: {reason}",
@@ -124,8 +126,17 @@ def _events(happened: list[Event]) -> Table:
     table = new_table("tick", "what happened")
     for event in happened:
         tick = "" if event.tick < 0 else str(event.tick)
-        add_row(table, tick, _HAPPENED[event.kind].format_map(event.detail))
+        add_row(table, tick, _HAPPENED[event.kind].format_map(_in_words(event)))
     return table
+
+
+def _in_words(event: Event) -> Mapping[str, Any]:
+    """The details of an event, as the sentence about it needs them."""
+    if event.kind != "plan":
+        return event.detail
+    horizon, corners = event.detail["horizon"], event.detail["schedule"]
+    rate = "not known" if corners is None else f"ending at {corners[-1][1]:.2g} of its peak"
+    return {"horizon": "unknown" if horizon is None else horizon, "rate": rate}
 
 
 def _decisions(told: list[Story]) -> Table:

@@ -57,6 +57,7 @@ class Cycle:
         snapshots: Take one before the first step; later ones follow where decisions change the run.
         notices: What is to be said at start; the snapshots add theirs.
         on_feed: Called when the training loader is known.
+        look_ahead: Called before every step, while the rates are the schedule's own.
         termination: Whether the process is asked to end.
         leave: Ends it, once the state is on disk.
         clock: Seconds.
@@ -74,6 +75,7 @@ class Cycle:
         snapshots: bool,
         notices: list[str],
         on_feed: Callable[[Feed | None], None],
+        look_ahead: Callable[[], None],
         termination: Termination,
         leave: Callable[[], object],
         clock: Callable[[], float] = time.perf_counter,
@@ -96,6 +98,7 @@ class Cycle:
         self._pass_ends = PassEnds(run)
         self._transport = Transport(run.accelerator.device) if delayed else None
         self._on_feed = on_feed
+        self._look_ahead = look_ahead
         self._clock = clock
         self._pulled: Feed | None = None
         self._fed = False
@@ -167,6 +170,7 @@ class Cycle:
         began = self._clock()
         if not self.recorder.micro_batches:  # the loop calls loss.backward() itself
             self._begin_tick()
+        self._look_ahead()
         run, tick = self.run, self.run.clock.tick + 1
         run.learning_rate.apply(tick)
         if run.clock.branch != self._sample.branch:

@@ -39,6 +39,8 @@ class Counters:
         self._ended = ended
         self.by_epochs = False
         self._loop = self._epoch = 0
+        self._goal: int | None = None  # steps, or passes if by_epochs
+        self._from: int | None = 0  # the step before the loop over passes
         self._resumed = (0, 0)
 
     def state_dict(self) -> tuple[int, int]:
@@ -48,6 +50,14 @@ class Counters:
     def load_state_dict(self, state: tuple[int, int]) -> None:
         """Let that loop begin with that pass: those before it have come to their end."""
         self._resumed = state
+
+    def horizon(self, steps_a_pass: int | None) -> int | None:
+        """The step at which the present loop will end; None if it does not count here, or nobody knows."""
+        if self._goal is None or not self.by_epochs:
+            return self._goal
+        if steps_a_pass is None or self._from is None:
+            return None
+        return self._from + self._goal * steps_a_pass
 
     def epochs(self, count: int) -> Iterator[int]:
         """Count passes over the data; a rewound one is served inside a later one and not counted twice."""
@@ -67,6 +77,9 @@ class Counters:
             first = 0
         elif self._loop < loop:
             first = count
+        self._goal, self._from = count, self._step()
+        if first:  # it was begun by another process
+            self._from = 0 if self._loop == 1 else None
         for epoch in range(first, count):
             if self._stopped():
                 break
@@ -77,6 +90,7 @@ class Counters:
 
     def _steps(self, count: int) -> Iterator[int]:
         self._begin()
+        self._goal = count
         while True:
             self._at_rest()
             if self._stopped() or self._step() >= count:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..monitors.bank import MonitorBank, Readings
+from ..monitors.plan import Plan
 from ..monitors.types import Health, Sample
 from ..policies.engine import Engine, Turn
 from ..policies.policy import Mode, Policy
@@ -130,6 +131,11 @@ class Pilot:
     def event(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:
         """Write down something that is neither a sample nor a decision."""
         self._write(self._journal.event, kind, tick, detail)
+
+    def plan(self, plan: Plan, tick: int) -> None:
+        """Tell the monitors what is known ahead of the run, from this tick on."""
+        self.event("plan", tick, plan.to_json())
+        self.bank.plan(plan)
 
     def take_verdicts(self) -> list[Verdict]:
         """Verdicts since the last call: what did not help is to be withdrawn, and nothing waits any more."""

@@ -87,6 +87,11 @@ class TrainingState:
         return tuple(self._registered)
 
     @property
+    def schedulers(self) -> list[Any]:
+        """The schedulers that drive the optimizer, in the order in which they became known."""
+        return list(self._schedules.values())
+
+    @property
     def schedule_is_known(self) -> bool:
         """Whether every scheduler that drives the optimizer can be rewound."""
         prepared = [o for o in self._accelerator._optimizers if o.optimizer is self._optimizer]

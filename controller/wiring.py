@@ -17,6 +17,7 @@ from .assembly import assemble_cycle, assemble_run
 from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
 from .feed import Feed
+from .foresight import Foresight
 from .loader import WatchedLoader
 from .loop import Counters, TrainingStopped
 from .mix import Mix
@@ -82,6 +83,7 @@ class Wiring:
         self._time = Clock()
         self._stopped: str | None = None
         self._reported = False
+        self._foresight: Foresight | None = None
         self._closed = False
         self.counters = Counters(
             self._step,
@@ -248,9 +250,13 @@ class Wiring:
             self._records,
             norms_every=self._settings.norms_every,
             on_feed=self._train_on,
+            look_ahead=self._look_ahead,
             termination=self._termination,
             leave=self._leave,
             clock=self._settings.clock,
+        )
+        self._foresight = (
+            None if self._records is None else Foresight(run, self.counters, self._records.pilot)
         )
         self._wrapping.steer(optimizer)
 
@@ -324,6 +330,10 @@ class Wiring:
                 self._recorder.declare_sources(mixture.names)
                 if self._records is not None:
                     self._records.metrics.declare_sources(mixture.names)
+
+    def _look_ahead(self) -> None:
+        if self._foresight is not None:
+            self._notices += self._foresight.look(self._recorder.micro_batches)
 
     def _step_made(self, cycle: Cycle) -> None:
         doubt = None if self._reported else self._recorder.doubt

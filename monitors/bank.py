@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from .base import ScaledMonitor
 from .changes import Change, ChangeWatch
+from .plan import Plan, Planned
 from .registry import make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading, Sample
 
@@ -84,6 +85,8 @@ class MonitorBank:
         self._errors: list[str] = []
         self._said: set[str] = set()
         self._lateness: dict[str, int] = {}
+        self.planned: Plan | None = None
+        """What is known ahead of the run, if it was told."""
         self.news = False
         """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
         self._start()
@@ -139,6 +142,19 @@ class MonitorBank:
         self._update(self._of_several, sample)
         return self.readings
 
+    def plan(self, plan: Plan) -> None:
+        """Tell those that go by it what is known ahead of the run, later instances too; it is not rewound."""
+        self.planned = plan
+        for watch in (*self._before_step, *self._after_step):
+            self._tell(watch)
+
+    def _tell(self, watch: _Watch) -> None:
+        if self.planned is not None and watch.error is None and isinstance(watch.monitor, Planned):
+            try:
+                watch.monitor.plan(self.planned)
+            except BaseException as error:  # noqa: BLE001
+                self._fail(watch, error)
+
     def lateness(self, monitor: str) -> int:
         """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases.
 
@@ -184,13 +200,17 @@ class MonitorBank:
             "written": written,
             "look_at": self._look_at,
             "changes": self._changes.state_dict(),
+            "plan": None if self.planned is None else self.planned.to_json(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state: later readings are the same as the source's.
 
         What it lacks starts anew, and so does a monitor that was written otherwise in the source's policy.
+        The plan of the run stays, if it is known here already.
         """
+        if self.planned is None and state.get("plan") is not None:
+            self.planned = Plan.from_json(state["plan"])
         self._start()
         self._look_at = state.get("look_at", 0)
         if "changes" in state:
@@ -231,6 +251,7 @@ class MonitorBank:
             (self._of_several if one is None else one).append(watch)
         watch.readings[instance] = Reading(Health.WARMUP)
         self.news = True
+        self._tell(watch)
         return watch
 
     def _admit(self, sample: Sample) -> None:

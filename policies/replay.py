@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..monitors.bank import MonitorBank
+from ..monitors.plan import Plan
 from ..monitors.types import Sample
 from .engine import Command, Engine
 from .model import Policy
@@ -40,7 +41,15 @@ class Reloaded:
     tick: int
 
 
-Event = Sample | Outcome | Commanded | Resumed | Reloaded
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """After this tick the monitors were told what is known ahead of the run."""
+
+    plan: Plan
+    tick: int
+
+
+Event = Sample | Outcome | Commanded | Resumed | Reloaded | Foreseen
 
 
 class Replay:
@@ -80,6 +89,9 @@ class Replay:
             return self._record(event)
         if isinstance(event, Reloaded):
             self.bank.load_state_dict({"monitors": {}})
+            return Turn()
+        if isinstance(event, Foreseen):
+            self.bank.plan(event.plan)
             return Turn()
         return self.engine.command(event.command, event.tick)
 

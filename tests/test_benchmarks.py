@@ -157,14 +157,18 @@ def test_forecasting_compares_every_forecaster_at_every_share(
     assert (result["benchmark"], result["seed"]) == ("forecasting", 3)
     forecasters = ("last value", "power law", "schedule", "references")
     rows = {(row["forecaster"], row["share"]): row for row in result["results"]}
-    assert rows.keys() == {(name, share) for name in forecasters for share in (0.25, 0.5, 0.75)}
+    assert rows.keys() == {(name, share) for name in forecasters for share in (0.25, 0.5, 0.75, 0.9)}
     for (name, _), row in rows.items():
         assert row["error"] >= 0
         assert row["error_by_group"] >= 0
         assert ("coverage" in row) == ("ms" in row) == (name != "last value")
         assert name == "last value" or (0 <= row["coverage"] <= 100 and row["width"] > 0 and row["ms"] > 0)
     assert {row["method"] for row in result["calibration"]} == set(forecasters[1:])
-    for words in (*forecasters, "coverage %", "units of reach"):
+    assert all(0 < row["factor"] < 2 and row["left_out"] <= 100 for row in result["calibration"])
+    healthy, shifted = result["as_detector"]
+    assert (healthy["family"], healthy["found"]) == ("synthetic, no schedule", "")
+    assert healthy["samples"] == 2 * shifted["samples"] == 40_000
+    for words in (*forecasters, "coverage %", "units of reach", "as a detector"):
         assert words in table
 
 
@@ -177,4 +181,11 @@ def test_forecasting_takes_what_a_folder_holds(tmp_path: Path) -> None:
     result = json.loads(run("forecasting.py", "--traces", str(tmp_path), "--json"))
     assert {row["source"] for row in result["results"]} == {"forecast_nanogpt"}
     assert {row["runs"] for row in result["results"]} == {2}, "steps that start again begin another run"
-    assert next(row["target"] for row in result["results"] if row["forecaster"] == "schedule") == 2.4
+    assert (
+        next(
+            row["target"]
+            for row in result["results"]
+            if (row["forecaster"], row["share"]) == ("schedule", 0.25)
+        )
+        == 2.4
+    )

@@ -41,6 +41,15 @@ def unpack_signals(bitmap: bytes, values: bytes, names: Sequence[str]) -> dict[s
     return {names[number]: value for number, value in zip(positions, floats, strict=True)}
 
 
+def places_of(bitmap: bytes, numbers: Sequence[int]) -> list[int | None]:
+    """Where in the blob of values those of some numbers begin; None for what the bitmap has not."""
+    present = int.from_bytes(bitmap, "little")
+    return [
+        8 * (present & ((1 << number) - 1)).bit_count() if number >= 0 and present >> number & 1 else None
+        for number in numbers
+    ]
+
+
 def as_float(value: Any) -> float:
     """``value`` as a float, whatever a user logged: NaN where it is no number at all."""
     try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .place import JournalError, network_file_system
-from .tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
+from .tables import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, UPGRADES
 
 BUSY_SECONDS = 5.0
 
@@ -26,9 +27,9 @@ def connect(file: Path, mounts: Path) -> tuple[sqlite3.Connection, tuple[str, ..
         wanted = "truncate" if network else "wal"
         mode = str(scalar(connection, f"PRAGMA journal_mode={wanted}"))
         connection.execute("PRAGMA synchronous=FULL")
-        if scalar(connection, "PRAGMA user_version") == 0:
+        if (version := int(scalar(connection, "PRAGMA user_version"))) < SCHEMA_VERSION:
             connection.execute("BEGIN IMMEDIATE")
-            for statement in SCHEMA:
+            for statement in _statements(version):
                 connection.execute(statement)
             connection.execute("COMMIT")
     except BaseException:
@@ -39,6 +40,16 @@ def connect(file: Path, mounts: Path) -> tuple[sqlite3.Connection, tuple[str, ..
         why = f"is on a network file system ({network})" if network else "cannot have a write-ahead log"
         warnings = (f"{file} {why}: it is kept in rollback mode, which is safe but slower to write",)
     return connection, warnings
+
+
+def _statements(version: int) -> Iterator[str]:
+    """What makes a journal of a new file (version 0), or of an older journal one of this version."""
+    if version == 0:
+        yield from SCHEMA
+        return
+    for older in range(version, SCHEMA_VERSION):
+        yield from UPGRADES[older]
+    yield f"PRAGMA user_version = {SCHEMA_VERSION}"
 
 
 def check_schema(connection: sqlite3.Connection, file: Path, *, empty_is_fine: bool = False) -> None:

@@ -28,8 +28,11 @@ from .codec import as_float, as_text, dump_json, load_json
 APPLICATION_ID = 0x4D444353
 """Marks the file as a journal of Midcourse, in SQLite's header ("MDCS")."""
 
-SCHEMA_VERSION = 1
-"""Goes up when the tables change; a newer file is refused with a message."""
+SCHEMA_VERSION = 2
+"""Goes up when the tables change; a newer file is refused with a message, an older one read as it is."""
+
+UPGRADES = {1: ("ALTER TABLE transition ADD COLUMN extra",)}
+"""By the version that it has: what makes a file of one that is older, before it is written to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +121,17 @@ def _transition_row(item: Transition) -> Row:
         as_float(reading.value), as_float(reading.score), as_float(reading.threshold),
         None if reading.onset is None else int(reading.onset),
         as_float(reading.level), as_float(reading.noise), as_text(reading.reason),
+        None if reading.extra is None else dump_json(reading.extra),
     )  # fmt: skip
 
 
 def _transition(row: Row) -> Transition:
     tick, step, branch, monitor, instance, before, health, newest, *numbers = row
-    value, score, threshold, onset, level, noise, reason = numbers
+    value, score, threshold, onset, level, noise, reason, *later = numbers
+    extra = load_json(later[0]) if later and later[0] is not None else None  # a file of version 1 has none
     reading = Reading(
         Health(health), newest, _real(value), _real(score), _real(threshold),
-        onset, _real(level), _real(noise), reason,
+        onset, _real(level), _real(noise), reason, extra,
     )  # fmt: skip
     return Transition(tick, step, branch, monitor, instance, _health(before), reading)
 
@@ -185,7 +190,7 @@ SAMPLE = "sample"  # read and written apart: its names are numbered in the file
 TRANSITION = Table(
     "transition",
     "tick, step, branch, monitor, instance, was, became, newest_tick,"
-    " value REAL, score REAL, threshold REAL, onset, level REAL, noise REAL, reason",
+    " value REAL, score REAL, threshold REAL, onset, level REAL, noise REAL, reason, extra",
     _transition_row,
     _transition,
 )

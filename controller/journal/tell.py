@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...monitors.registry import extra_numbers
 from ...policies.types import Action, Decision, Disposition, Outcome, Result, Status, Verdict
 from .reader import JournalReader
 
@@ -107,6 +108,7 @@ def _cause(match: re.Match[str], decision: Decision, signals: Mapping[str, str])
     if "score" in facts and "threshold" in facts:
         sign = ">" if facts["score"] > facts["threshold"] else "≤"
         parts.append(f"score {number(facts['score'])} {sign} {number(facts['threshold'])}")
+    parts += [f"{name} {number(facts[name])}" for name in extra_numbers(None) if name in facts]
     if not parts and match["why"]:
         parts = [match["why"]]
     return f"{text}: {', '.join(parts)}" if parts else text

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..plan import FinishedRun
 from .course import Course, Floats
 
 ALIKE = 0.05
@@ -22,15 +23,30 @@ _SHARES = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A finished run: steps, rising, values and lr / peak there (None: not known), ``[m]`` each."""
+    """A finished run: steps, rising, values and lr / peak there (None: not known), ``[m]`` each.
+
+    Its ``length`` is that of the run, in steps; None: its last step.
+    """
 
     steps: Floats
     values: Floats
     rates: Floats | None = None
+    length: float | None = None
+
+    @classmethod
+    def of(cls, run: FinishedRun) -> Reference:
+        """A finished run as a plan tells it."""
+        rates = None if run.rates is None or max(run.rates) <= 0 else np.array(run.rates) / max(run.rates)
+        return cls(np.array(run.steps), np.array(run.values), rates, run.length)
+
+    @property
+    def shares(self) -> Floats:
+        """How much of it was done at each of its steps."""
+        return self.steps / (self.steps[-1] if self.length is None else self.length)
 
     def at(self, shares: Floats) -> Floats:
         """Its values at shares of its length."""
-        return np.interp(shares, self.steps / self.steps[-1], self.values)
+        return np.interp(shares, self.shares, self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +87,9 @@ def transfer(
 
 
 def _alike(reference: Reference, course: Course) -> bool:
-    ratio = float(reference.steps[-1]) / course.horizon
+    ratio = float(reference.length or reference.steps[-1]) / course.horizon
     if not 1 / LENGTHS <= ratio <= LENGTHS or reference.rates is None or course.rates is None:
         return False
     own = np.interp(_SHARES, course.steps / course.horizon, course.rates)
-    theirs = np.interp(_SHARES, reference.steps / reference.steps[-1], reference.rates)
+    theirs = np.interp(_SHARES, reference.shares, reference.rates)
     return float(np.abs(own - theirs).mean()) <= ALIKE

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_loop import train
 
 from midcourse.controller import assembly
@@ -32,6 +33,11 @@ rules:
     ladder:
       - [rollback: {{to: before_onset, data: skip}}]
 """
+
+
+def cosine(optimizer: Any) -> Any:
+    """A schedule to zero over as many of its steps as two processes make in 30 updates."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
 
 
 @dataclass

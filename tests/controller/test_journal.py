@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import struct
 import tempfile
 import time
@@ -249,3 +250,28 @@ def test_a_closed_journal_says_so(tmp_path: Path) -> None:
     journal.sample(sample(1))
     with pytest.raises(RuntimeError, match="closed"):
         journal.decision(decision(1))
+
+
+def test_what_only_some_monitors_tell_is_kept_and_a_file_from_before_is_read_and_written_on(
+    tmp_path: Path,
+) -> None:
+    def reading(**extra: float) -> Reading:
+        return Reading(
+            Health.WARNING, 3, 1.0, onset=2, level=2.0, noise=0.1, score=1.0, threshold=3.0, **extra
+        )
+
+    journal = started(tmp_path)
+    journal.transition(3, 3, 0, "blowup", "", None, reading())
+    journal.close()
+    with sqlite3.connect(journal.path) as older:  # as version 1 had made it
+        older.execute("ALTER TABLE transition DROP COLUMN extra")
+        older.execute("PRAGMA user_version = 1")
+    older.close()
+    with JournalReader(tmp_path) as reader:
+        assert [found.reading for found in reader.transitions()] == [reading()]
+    told = reading(extra={"final": 1.5, "low": -math.inf})  # type: ignore[arg-type]
+    journal = started(tmp_path)
+    journal.transition(4, 4, 0, "outcome", "", None, told)
+    journal.close()
+    with JournalReader(tmp_path) as reader:
+        assert [found.reading for found in reader.transitions()] == [reading(), told]

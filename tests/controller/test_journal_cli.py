@@ -172,3 +172,20 @@ def test_what_became_of_the_process_is_told(tmp_path: Path) -> None:
     assert "checkpoint tick-00000030 failed: the disk is full" in told
     assert "was asked to end by SIGTERM, and left" in told
     assert "tick-00000025" not in told
+
+
+def test_what_lies_ahead_and_what_a_forecast_told_are_shown(tmp_path: Path) -> None:
+    journal = started(tmp_path)
+    journal.event("plan", 0, {"horizon": 900, "schedule": [[0.1, 1.0], [1.0, 0.05]], "finished": []})
+    journal.event("plan", 1, {"horizon": None, "schedule": None, "finished": []})
+    told = {"final": 2.1, "low": 1.9, "high": 2.4}
+    journal.transition(90, 90, 0, "blowup", "", None, Reading(Health.OK, 90, extra=told))
+    numbers = {"value": 3.0, "level": 2.5, "noise": 0.1, **told}
+    journal.decision(replace(decision(95), facts={"blowup": numbers}))
+    journal.close()
+    overview = ask(tmp_path).output
+    assert "900 steps in all, the learning rate ending at 0.05 of its peak" in overview
+    assert "unknown steps in all, the learning rate not known" in overview
+    assert json.loads(ask(tmp_path, "--json").output)["transitions"][0]["reading"]["extra"] == told
+    text = ask(tmp_path, "--decision", "off-course@95").output
+    assert "3 against level 2.5 ± 0.1, final 2.1, low 1.9, high 2.4;" in text

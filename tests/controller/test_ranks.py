@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from rank_jobs import NOTHING_FIRES, Ran, late, loop, rank_here, same
+from rank_jobs import NOTHING_FIRES, Ran, cosine, late, loop, rank_here, same
 from small_loop import dataset, pull_policy, rollback_policy
 from torch.utils.data import DataLoader
 from two_ranks import Ranks
 
 from midcourse import Controller
 from midcourse.controller.durable.files import read_manifest
+from midcourse.controller.journal.reader import JournalReader
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Status
 
@@ -256,3 +258,21 @@ def test_what_did_not_help_is_withdrawn_by_both_and_both_keep_the_same_snapshots
     assert rates[-1] == 0.01
     # Another rate, or another snapshot, on one of them would have made their parameters differ.
     assert same(ran[0], ran[1])
+
+
+@pytest.mark.slow
+def test_a_schedule_is_read_ahead_as_both_step_it_and_the_run_is_the_same(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    policy = "version: 1\nmonitors:\n  outcome: {type: forecast, signal: loss}\n"
+    plain = ranks.run(loop, schedule=cosine, epochs=3)
+    watched = ranks.run(loop, tmp_path, policy, schedule=cosine, epochs=3)
+    assert all(same(a, b) for a, b in zip(plain, watched, strict=True))
+    with JournalReader(tmp_path) as journal:
+        [plan] = [event.detail for event in journal.events() if event.kind == "plan"]
+    rates = np.array(watched[0].rates)
+    assert plan["horizon"] == len(rates) == 30
+    shares, heights = np.array(plan["schedule"]).T
+    np.testing.assert_allclose(
+        np.interp(np.arange(1, 31) / 30, shares, heights), rates / rates.max(), atol=2e-3
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from midcourse.monitors.bank import MonitorBank
 from midcourse.monitors.changes import MARK, ChangeWatch, Kind, Way
-from midcourse.monitors.types import MonitorSpec, Sample
+from midcourse.monitors.types import Health, MonitorSpec, Sample
 
 STACK = {
     "divergence": "loss",
@@ -102,6 +102,25 @@ def test_a_lower_learning_rate_does_not_hide_a_loss_that_rises() -> None:
     for seed in range(6):
         seen = alarms(course(seed, rate=0.5, broken=2), {})
         assert min(seen.get(name, 9999) for name in ("divergence", "sustained_rise")) <= AT + 2 + 8
+
+
+def test_a_forecast_begins_anew_where_the_loss_is_meant_to_move() -> None:
+    def healths(told: dict[int, dict[str, float]]) -> dict[int, Health]:
+        spec = MonitorSpec("outcome", "forecast", {"signal": "loss", "horizon": 1500})
+        watching = MonitorBank([spec])
+        return {
+            tick: watching.update(Sample(tick, tick, 0, {**signals, **told.get(tick, {})}))["outcome"][
+                ""
+            ].health
+            for tick, signals in enumerate(course(0, moved=0.8))
+        }
+
+    announced, not_announced = healths(EXPECTED), healths({})
+    assert announced[AT - 1] is Health.OK
+    assert announced[AT] is Health.WARMUP
+    assert announced[1099] is Health.OK
+    assert Health.ALARM not in announced.values()
+    assert Health.ALARM in not_announced.values()
 
 
 def rates_of(rates: list[float], told: dict[int, set[str]] | None = None) -> list[tuple[int, float]]:

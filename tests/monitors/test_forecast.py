@@ -10,6 +10,7 @@ import pytest
 
 from midcourse.monitors.bank import MonitorBank
 from midcourse.monitors.forecast import ForecastMonitor
+from midcourse.monitors.plan import FinishedRun, Plan
 from midcourse.monitors.types import Health, MonitorSpec, ParameterError, Reading, Sample
 
 HORIZON = 3000
@@ -31,6 +32,11 @@ def follow(monitor: ForecastMonitor, values: list[float], peak: float | None = 3
         rate = {} if peak is None else {"lr": peak * (1 - tick / HORIZON)}
         readings.append(monitor.update(Sample(tick, tick, 0, {"loss": value, **rate})))
     return readings
+
+
+def plain(readings: list[Reading]) -> list[dict[str, Any]]:
+    """Readings that can be compared, NaN with NaN too."""
+    return [reading.to_json() for reading in readings]
 
 
 def extra(reading: Reading) -> dict[str, float]:
@@ -117,6 +123,70 @@ def test_readings_and_facts_carry_what_only_it_tells() -> None:
     assert again.readings["outcome"][""] == reading
 
 
+LINEAR = ((0.0, 1.0), (1.0, 0.0))
+
+
+def test_it_warms_up_until_the_run_tells_how_long_it_is_and_then_reads_as_if_it_had_known() -> None:
+    told = ForecastMonitor("loss")
+    early = follow(told, curve(500))
+    assert {reading.health for reading in early} == {Health.WARMUP}
+    told.plan(Plan(50))  # too short to say anything of
+    assert follow(told, curve(1))[0].health is Health.WARMUP
+    told, knew = ForecastMonitor("loss"), ForecastMonitor("loss", horizon=HORIZON, schedule="linear")
+    told.plan(Plan(HORIZON, LINEAR))
+    assert plain(follow(told, curve(900))) == plain(follow(knew, curve(900)))
+
+
+def test_its_own_parameters_win_over_the_plan() -> None:
+    own = ForecastMonitor("loss", horizon=HORIZON, schedule="linear")
+    own.plan(Plan(9000, ((0.0, 1.0), (1.0, 1.0))))
+    same = ForecastMonitor("loss", horizon=HORIZON, schedule="linear")
+    assert plain(follow(own, curve(900))) == plain(follow(same, curve(900)))
+
+
+def test_the_bank_tells_the_plan_to_all_and_keeps_it_when_it_is_rewound() -> None:
+    def bank() -> MonitorBank:
+        source = MonitorSpec("source", "forecast", {"signal": "loss/source=*"})
+        return MonitorBank([MonitorSpec("outcome", "forecast", {"signal": "loss"}), source])
+
+    def feed(some: MonitorBank, ticks: range) -> None:
+        for tick, value in zip(ticks, curve()[ticks.start : ticks.stop], strict=True):
+            rate = 1 - tick / HORIZON
+            signals = {"loss": value, "lr": rate} | ({"loss/source=a": value} if tick >= 100 else {})
+            some.update(Sample(tick, tick, 0, signals))
+
+    run = bank()
+    feed(run, range(50))
+    before = json.loads(json.dumps(run.state_dict()))
+    run.plan(Plan(HORIZON, LINEAR))
+    run.load_state_dict(before)
+    feed(run, range(50, 500))
+    assert extra(run.readings["outcome"][""])
+    assert extra(run.readings["source"]["a"])  # made after the plan was told
+    again = bank()
+    again.load_state_dict(json.loads(json.dumps(run.state_dict())))
+    for each in (run, again):
+        feed(each, range(500, 900))
+    assert again.readings == run.readings
+
+
+def test_a_plan_survives_json() -> None:
+    finished = FinishedRun("runs/1", "loss", "lr", 900, (1.0, 2.0), (3.0, 2.0), None)
+    plan = Plan(900, LINEAR, (finished, FinishedRun("runs/2", "loss", "lr", 9, (1.0,), (3.0,), (0.5,))))
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert Plan.from_json(json.loads(json.dumps(Plan().to_json()))) == Plan()
+
+
+def test_rare_measurements_of_a_loss_that_falls_are_no_alarm() -> None:
+    monitor = ForecastMonitor("loss", horizon=HORIZON, schedule="linear")
+    readings = []
+    for tick, value in enumerate(curve(noise=0.002)):
+        if tick % 75 == 0:
+            readings.append(monitor.update(Sample(tick, tick, 0, {"loss": value, "lr": 1 - tick / HORIZON})))
+    assert not any(reading.bad for reading in readings)
+    assert readings[-1].extra is not None
+
+
 def test_a_reading_without_extra_numbers_is_written_as_ever_and_one_with_them_comes_back() -> None:
     assert "extra" not in Reading(Health.OK).to_json()
     told = Reading(Health.OK, 3, 1.0, 1.0, 1.0, None, 1.0, 1.0, "", {"final": 2.0, "low": float("-inf")})
@@ -127,7 +197,13 @@ def test_a_reading_without_extra_numbers_is_written_as_ever_and_one_with_them_co
     ("parameter", "value"),
     [
         *(("horizon", 10), ("every", 0), ("threshold", 0)),
-        *(("lr", "lr/*"), ("target", float("nan")), ("schedule", "x")),
+        *(
+            ("lr", "lr/*"),
+            ("target", float("nan")),
+            ("schedule", "x"),
+            ("references", "runs/1"),
+            ("references", (1,)),
+        ),
     ],
 )
 def test_parameters_out_of_range_are_refused_by_name(parameter: str, value: Any) -> None:
