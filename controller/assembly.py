@@ -93,7 +93,7 @@ def assemble_cycle(
         tensors = [local(p) for p in trained]
         notice = fit_alike(run, lambda sharers: run.ring.fit(tensors, sharers=sharers))
         notices += [notice] if notice else []
-    norms = Norms(trained, norms_every, clock)
+    norms = Norms(trained, run.optimizer, norms_every, clock)
     recorder.spread_norms = norms.spread
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":

@@ -1,9 +1,11 @@
-"""``param_norm`` and ``update_ratio``, on a cadence that follows from what measuring them costs."""
+"""``param_norm``, ``update_ratio`` and ``moment_lag``, on a cadence that follows from what they cost."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
 
 import torch
 
@@ -20,16 +22,18 @@ MEASURE = 4
 
 
 class Norms:
-    """L2 norm of all trained parameters, and of one update relative to it.
+    """L2 norm of all trained parameters, of one update relative to it, and the lag of Adam's moments.
 
     Measuring an update needs a copy of the parameters before the step, so it is not done at every
     tick: the cost is measured, and the cadence is what keeps it below ``MAX_SHARE`` of the run.
 
     Where the parameters are spread over the processes, each can measure its part only: all do at the ticks
     that rank 0 names, and their shares go with the next tick's vector, so that nothing more is exchanged.
+    The lag is the largest one of all tensors, which no mean of shares gives: there it is not measured.
 
     Args:
         parameters: The trained parameters.
+        optimizer: Whose moments are held against the gradients.
         every: Ticks between measurements; None chooses from the cost.
         clock: Seconds; injected for tests.
     """
@@ -37,14 +41,17 @@ class Norms:
     def __init__(
         self,
         parameters: Sequence[torch.Tensor],
+        optimizer: torch.optim.Optimizer,
         every: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.spread = any(map(is_spread, parameters))
         self._parameters = list(parameters)
+        self._optimizer = optimizer
         self._every = every
         self._clock = clock
         self._before: list[torch.Tensor] | None = None
+        self._lag: torch.Tensor | None = None
         self._began = 0.0
         self._due = 1
         self._asked = self._kept = False
@@ -67,8 +74,11 @@ class Norms:
         """Take the flags that came with a reduced vector."""
         self._asked = self._asked or bool(flags & MEASURE)
 
-    def before_step(self, tick: int) -> None:
-        """Keep the parameters if the update of this tick is to be measured."""
+    def before_step(self, tick: int, *, closure: bool = False) -> None:
+        """Keep the parameters if the update of this tick is to be measured.
+
+        With a ``closure`` there are no gradients yet that the moments could be held against.
+        """
         self._kept = bool(self._parameters) and (self._asked if self.spread else tick >= self._due)
         if not self._kept:
             return
@@ -78,10 +88,11 @@ class Norms:
             if self._before is None:
                 self._before = [torch.empty_like(p) for p in self._parameters]
             torch._foreach_copy_(self._locals(self._before), self._locals(self._parameters))
+            self._lag = None if closure or self.spread else moment_lag(self._optimizer)
         self.cost = self._clock() - self._began
 
     def after_step(self, tick: int, step_seconds: float) -> dict[str, torch.Tensor]:
-        """The two signals as scalars on the device, or nothing where this process does not know them."""
+        """The signals as scalars on the device, or nothing where this process does not know them."""
         if not self._kept or self._before is None:
             return {}
         self._kept = False
@@ -95,7 +106,8 @@ class Norms:
         if self.spread:
             self._shares = (norm, update)
             return {}
-        return {"param_norm": norm, "update_ratio": update / norm}
+        lag = {} if self._lag is None else {"moment_lag": self._lag}
+        return {"param_norm": norm, "update_ratio": update / norm, **lag}
 
     def take_shares(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """This process's shares of parameters and update, if it measured them since the last call."""
@@ -117,3 +129,50 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
     """L2 norm of all gradients that an optimizer is about to use, sparse ones too, or our share of it."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     return norm_share([g.coalesce().values() if g.is_sparse else g for g in gradients])
+
+
+def moment_lag(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
+    """How far Adam's second moment lags behind the gradients about to be used: a scalar on the device.
+
+    The largest over all tensors of sqrt(sum g^2 / sum v), v with its bias corrected and as it was before this
+    step. At 1 the moment is up to date; well above 1 the gradients have grown faster than it remembers.
+
+    None where no tensor has both: before the first step, and for optimizers that keep no ``exp_avg_sq`` and
+    ``step`` for a parameter. Sparse and complex tensors are left out, and those whose gradients were all
+    zero so far, which have nothing to lag behind.
+
+    Source: the RMS of M. Wortsman et al., Stable and low-precision training for large-scale vision-language
+    models (2023), there of each entry's ratio; the ratio of sums needs no copy of the gradients.
+    """
+    gradients, moments, unbiased = [], [], []
+    for group in optimizer.param_groups:
+        taken = [p for p in group["params"] if _has_moment(p, optimizer.state.get(p, {}))]
+        if not taken or "betas" not in group:
+            continue
+        gradients += [p.grad for p in taken]
+        moments += [optimizer.state[p]["exp_avg_sq"] for p in taken]
+        unbiased.append(1.0 - group["betas"][1] ** _together([optimizer.state[p]["step"] for p in taken]))
+    if not gradients:
+        return None
+    # Sums in single precision at least: in half of it they overflow.
+    precision = reduce(torch.promote_types, (t.dtype for t in gradients + moments), torch.float32)
+    norms = _together(torch._foreach_norm(gradients, 2, dtype=precision))
+    sums = _together(torch._foreach_norm(moments, 1, dtype=precision))
+    mean_square = sums / torch.cat([part.to(sums.device, non_blocking=True) for part in unbiased])
+    lag = torch.where(sums > 0.0, norms / mean_square.sqrt(), 0.0).max()
+    # A fused step takes gradients that are still multiplied by this, unless the loop's clipping undid it.
+    scale = getattr(optimizer, "grad_scale", None)
+    return lag if scale is None else lag / scale.to(lag.device)
+
+
+def _has_moment(p: torch.Tensor, state: Mapping[str, Any]) -> bool:
+    if p.grad is None or p.grad.is_sparse or p.is_complex():
+        return False
+    return "exp_avg_sq" in state and "step" in state
+
+
+def _together(numbers: Sequence[torch.Tensor | float]) -> torch.Tensor:
+    """Scalars as one vector, on the first one's device; an optimizer may count its steps in plain numbers."""
+    scalars = [torch.as_tensor(number, dtype=torch.float32) for number in numbers]
+    device = scalars[0].device
+    return torch.stack([scalar.to(device, non_blocking=True) for scalar in scalars])

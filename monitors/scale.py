@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from .types import ParameterError
 from .window import SortedWindow
 
-LOG_SIGNALS = frozenset({"grad_norm", "update_ratio", "param_norm"})
+LOG_SIGNALS = frozenset({"grad_norm", "update_ratio", "param_norm", "moment_lag"})
 """Signals taken in log unless told otherwise: positive, skewed, and their noise grows with their level."""
 
 WARM_UP = 64

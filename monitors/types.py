@@ -14,6 +14,7 @@ BUILTIN_SIGNALS = (
     "lr",
     "update_ratio",
     "param_norm",
+    "moment_lag",
     "step_time",
     "samples_per_second",
 )

@@ -177,7 +177,7 @@ def test_host_and_device_vectors_say_the_same(
 
 def test_the_norms_are_those_of_parameters_and_update() -> None:
     parameter = torch.tensor([3.0, 4.0])
-    norms = Norms([parameter], every=2)
+    norms = Norms([parameter], torch.optim.SGD([parameter]), every=2)
     norms.before_step(1)
     parameter += torch.tensor([0.3, 0.4])
     told = norms.after_step(1, 0.01)
@@ -191,7 +191,8 @@ def test_the_norms_are_those_of_parameters_and_update() -> None:
 
 def test_the_cadence_of_the_norms_follows_from_their_cost() -> None:
     time = iter(range(100))
-    norms = Norms([torch.ones(2)], clock=lambda: next(time) * 1e-3)
+    parameter = torch.ones(2)
+    norms = Norms([parameter], torch.optim.SGD([parameter]), clock=lambda: next(time) * 1e-3)
     norms.before_step(1)
     assert norms.after_step(1, step_seconds=0.02)
     # 2 ms of 20 ms steps at a fifth of a percent: every 50 ticks.
