@@ -159,7 +159,7 @@ def moment_lag(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     norms = _together(torch._foreach_norm(gradients, 2, dtype=precision))
     sums = _together(torch._foreach_norm(moments, 1, dtype=precision))
     mean_square = sums / torch.cat([part.to(sums.device, non_blocking=True) for part in unbiased])
-    lag = torch.where(sums > 0.0, norms / mean_square.sqrt(), 0.0).max()
+    lag = torch.where(sums == 0.0, 0.0, norms / mean_square.sqrt()).max()
     # A fused step takes gradients that are still multiplied by this, unless the loop's clipping undid it.
     scale = getattr(optimizer, "grad_scale", None)
     return lag if scale is None else lag / scale.to(lag.device)

@@ -1,4 +1,4 @@
-"""The lag of Adam's second moment: its value by hand, where it is not measured, and that it changes nothing."""
+"""The lag of Adam's second moment: by hand, where it is not measured, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -134,6 +134,9 @@ def test_a_gradient_that_is_no_number_is_a_measurement() -> None:
     optimizer.step()
     set_gradients([a, b], [math.nan, 1.0], [1.0, 1.0])
     assert math.isnan(number(optimizer))
+    optimizer.step()
+    set_gradients([a, b], [1.0, 1.0], [1.0, 1.0])
+    assert math.isnan(number(optimizer)), "the moment is none any more"
 
 
 def test_steps_may_be_counted_in_plain_numbers() -> None:
