@@ -117,7 +117,7 @@ class Training:
         self.draws = np.random.default_rng(seed)
         self.model = ByteTransformer()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=BETAS)
-        self.norms = Norms(list(self.model.parameters()), self.optimizer, every=1)
+        self.norms = Norms(list(self.model.parameters()), every=1, moments=self.optimizer)
 
     def step(self, rate: float = 1.0, noise: float = 0.0, foreign: bool = False) -> dict[str, float]:
         """One update at a multiple of the rate; returns its signals."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
@@ -16,6 +16,8 @@ MAX_SHARE = 0.002
 
 LONGEST = 100
 """Ticks between two measurements at most, so that a monitor warms up in a run of a few thousand."""
+
+_AVERAGED = frozenset({"exp_avg_sq", "step"})  # what Adam and its kin keep for a parameter
 
 MEASURE = 4
 """Flag in the control slot: the update of this tick is to be measured by all processes."""
@@ -33,21 +35,23 @@ class Norms:
 
     Args:
         parameters: The trained parameters.
-        optimizer: Whose moments are held against the gradients.
         every: Ticks between measurements; None chooses from the cost.
         clock: Seconds; injected for tests.
+        moments: Whose moments are held against the gradients; None: nobody's. It costs half as much as the
+            other two norms together, or more, and they are then measured less often: too much for a signal
+            that nobody reads.
     """
 
     def __init__(
         self,
         parameters: Sequence[torch.Tensor],
-        optimizer: torch.optim.Optimizer,
         every: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        moments: torch.optim.Optimizer | None = None,
     ) -> None:
         self.spread = any(map(is_spread, parameters))
         self._parameters = list(parameters)
-        self._optimizer = optimizer
+        self._moments = None if self.spread else moments
         self._every = every
         self._clock = clock
         self._before: list[torch.Tensor] | None = None
@@ -88,7 +92,7 @@ class Norms:
             if self._before is None:
                 self._before = [torch.empty_like(p) for p in self._parameters]
             torch._foreach_copy_(self._locals(self._before), self._locals(self._parameters))
-            self._lag = None if closure or self.spread else moment_lag(self._optimizer)
+            self._lag = None if closure or self._moments is None else moment_lag(self._moments)
         self.cost = self._clock() - self._began
 
     def after_step(self, tick: int, step_seconds: float) -> dict[str, torch.Tensor]:
@@ -131,6 +135,15 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
     return norm_share([g.coalesce().values() if g.is_sparse else g for g in gradients])
 
 
+def why_no_lag(optimizer: torch.optim.Optimizer, *, spread: bool) -> str | None:
+    """Why ``moment_lag`` cannot be measured, as far as it is known at start; None if it can."""
+    if spread:
+        return "moment_lag: not measured, because the parameters are spread over the processes"
+    if not any("betas" in group for group in optimizer.param_groups):
+        return f"moment_lag: not measured, because {type(optimizer).__name__} keeps no second moment"
+    return None
+
+
 def moment_lag(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     """How far Adam's second moment lags behind the gradients about to be used: a scalar on the device.
 
@@ -144,20 +157,29 @@ def moment_lag(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     Source: the RMS of M. Wortsman et al., Stable and low-precision training for large-scale vision-language
     models (2023), there of each entry's ratio; the ratio of sums needs no copy of the gradients.
     """
-    gradients, moments, unbiased = [], [], []
+    gradients: list[torch.Tensor] = []
+    moments: list[torch.Tensor] = []
+    unbiased = []
     for group in optimizer.param_groups:
-        taken = [p for p in group["params"] if _has_moment(p, optimizer.state.get(p, {}))]
-        if not taken or "betas" not in group:
-            continue
-        gradients += [p.grad for p in taken]
-        moments += [optimizer.state[p]["exp_avg_sq"] for p in taken]
-        unbiased.append(1.0 - group["betas"][1] ** _together([optimizer.state[p]["step"] for p in taken]))
+        steps = []
+        for p in group["params"] if "betas" in group else ():
+            state = optimizer.state.get(p, {})
+            if p.grad is None or p.grad.is_sparse or p.is_complex() or not _AVERAGED.issubset(state):
+                continue
+            gradients.append(p.grad)
+            moments.append(state["exp_avg_sq"])
+            steps.append(state["step"])
+        if steps:
+            unbiased.append(1.0 - group["betas"][1] ** _together(steps))
     if not gradients:
         return None
     # Sums in single precision at least: in half of it they overflow.
     precision = reduce(torch.promote_types, (t.dtype for t in gradients + moments), torch.float32)
     norms = _together(torch._foreach_norm(gradients, 2, dtype=precision))
-    sums = _together(torch._foreach_norm(moments, 1, dtype=precision))
+    if moments[0].is_cpu:  # where a norm of order 1 takes three to five times as long
+        sums = _together([moment.sum(dtype=precision) for moment in moments])
+    else:
+        sums = _together(torch._foreach_norm(moments, 1, dtype=precision))
     mean_square = sums / torch.cat([part.to(sums.device, non_blocking=True) for part in unbiased])
     lag = torch.where(sums == 0.0, 0.0, norms / mean_square.sqrt()).max()
     # A fused step takes gradients that are still multiplied by this, unless the loop's clipping undid it.
@@ -165,14 +187,11 @@ def moment_lag(optimizer: torch.optim.Optimizer) -> torch.Tensor | None:
     return lag if scale is None else lag / scale.to(lag.device)
 
 
-def _has_moment(p: torch.Tensor, state: Mapping[str, Any]) -> bool:
-    if p.grad is None or p.grad.is_sparse or p.is_complex():
-        return False
-    return "exp_avg_sq" in state and "step" in state
-
-
-def _together(numbers: Sequence[torch.Tensor | float]) -> torch.Tensor:
+def _together(numbers: Sequence[Any]) -> torch.Tensor:
     """Scalars as one vector, on the first one's device; an optimizer may count its steps in plain numbers."""
-    scalars = [torch.as_tensor(number, dtype=torch.float32) for number in numbers]
-    device = scalars[0].device
-    return torch.stack([scalar.to(device, non_blocking=True) for scalar in scalars])
+    if not isinstance(numbers[0], torch.Tensor):
+        return torch.tensor(numbers, dtype=torch.float32)
+    device = numbers[0].device
+    if any(number.device != device for number in numbers):
+        numbers = [number.to(device, non_blocking=True) for number in numbers]
+    return torch.stack(list(numbers)).float()

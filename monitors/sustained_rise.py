@@ -8,7 +8,12 @@ from .base import STALE_AFTER, ScaledMonitor
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
 
-_CALIBRATED = {"loss": (0.5, 20.0, 4.0), "grad_norm": (1.5, 12.0, 6.0), "update_ratio": (1.0, 10.0, 6.0)}
+_CALIBRATED = {
+    "loss": (0.5, 20.0, 4.0),
+    "grad_norm": (1.5, 12.0, 6.0),
+    "update_ratio": (1.0, 10.0, 6.0),
+    "moment_lag": (1.0, 10.0, 6.0),
+}
 
 
 class SustainedRise(ScaledMonitor):

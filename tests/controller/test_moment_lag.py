@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from small_loop import train
 
-from midcourse.controller.norms import Norms, moment_lag
+from midcourse.controller.journal.reader import JournalReader
+from midcourse.controller.norms import Norms, moment_lag, why_no_lag
 from midcourse.monitors.scale import LOG_SIGNALS
 from midcourse.monitors.types import BUILTIN_SIGNALS
 
@@ -32,6 +35,10 @@ def parameters(*sizes: int, dtype: torch.dtype = torch.float32) -> list[torch.Te
         torch.nn.Parameter(torch.randn(size, generator=generator, dtype=torch.float64).to(dtype))
         for size in sizes
     ]
+
+
+def sgd(tensors: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(tensors, lr=1e-2, momentum=0.9)
 
 
 def set_gradients(tensors: list[torch.Tensor], *gradients: Any) -> None:
@@ -93,7 +100,7 @@ def test_gradients_that_grow_at_once_are_ahead_of_every_adam_by_as_much(make: An
 def test_it_is_not_measured_where_there_is_no_such_moment(make: Any) -> None:
     (p,) = parameters(5)
     optimizer = make([p])
-    norms = Norms([p], optimizer, every=1)
+    norms = Norms([p], every=1, moments=optimizer)
     for tick in (1, 2):
         set_gradients([p], torch.ones(5))
         norms.before_step(tick)
@@ -101,10 +108,56 @@ def test_it_is_not_measured_where_there_is_no_such_moment(make: Any) -> None:
         assert set(norms.after_step(tick, 1.0)) == {"param_norm", "update_ratio"}
 
 
+def test_an_optimizer_that_averages_squares_without_a_beta2_is_left_alone() -> None:
+    (p,) = parameters(5)
+    optimizer = torch.optim.AdamW([p])
+    set_gradients([p], torch.ones(5))
+    optimizer.step()
+    del optimizer.param_groups[0]["betas"]  # as Adafactor, whose average forgets at another rate each step
+    assert moment_lag(optimizer) is None
+
+
+READS = """
+version: 1
+mode: observe
+monitors:
+  lag: {{type: sustained_rise, signal: {signal}}}
+rules:
+  - name: told
+    when: {when}
+    ladder: [[notify: {{message: high}}]]
+"""
+
+
+@pytest.mark.parametrize(
+    ("signal", "when", "measured"),
+    [("moment_lag", "lag.bad", True), ("loss", "moment_lag.z > 9", True), ("loss", "lag.bad", False)],
+)
+def test_it_is_measured_where_a_policy_reads_it(
+    tmp_path: Path, signal: str, when: str, measured: bool
+) -> None:
+    policy = READS.format(signal=signal, when=when)
+    trace = train(tmp_path, policy, epochs=1, norms_every=3)
+    with JournalReader(tmp_path) as reader:
+        ticks = [sample.tick for sample in reader.samples() if "moment_lag" in sample.signals]
+    # Not at the first of the ticks 1, 4, 7...: there is no moment before it.
+    assert ticks == ([tick for tick in trace.ticks if tick % 3 == 1 and tick > 1] if measured else [])
+    assert trace.matches(train(epochs=1))
+
+
+def test_a_policy_that_reads_it_in_vain_is_told_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    policy = READS.format(signal="moment_lag", when="lag.bad")
+    trace = train(tmp_path, policy, epochs=1, optimizer=sgd, say=said.append)
+    assert any("moment_lag: not measured, because SGD keeps no second moment" in line for line in said)
+    assert trace.matches(train(epochs=1, optimizer=sgd))
+    assert "spread" in str(why_no_lag(torch.optim.AdamW(parameters(2)), spread=True))
+
+
 def test_it_goes_with_the_norms_from_the_second_step_on() -> None:
     (p,) = parameters(5)
     optimizer = torch.optim.AdamW([p])
-    norms = Norms([p], optimizer, every=1)
+    norms = Norms([p], every=1, moments=optimizer)
     told = []
     for tick in (1, 2, 3):
         set_gradients([p], torch.full((5,), float(tick)))
@@ -178,7 +231,7 @@ def test_training_is_bit_for_bit_the_same(make: Any) -> None:
     for watched in (False, True):
         tensors = parameters(5, 7)
         optimizer = make(tensors)
-        norms = Norms(tensors, optimizer, every=1)
+        norms = Norms(tensors, every=1, moments=optimizer)
         for tick in range(1, 6):
             loss = sum((p - k).square().sum() for k, p in enumerate(tensors))
             loss.backward()  # type: ignore[union-attr]

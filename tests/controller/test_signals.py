@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midcourse.controller.norms import Norms
+from midcourse.controller.norms import LONGEST, MAX_SHARE, Norms, cadence
 from midcourse.controller.signals import Recorder, hand_divisor, unpack
 from midcourse.controller.source_losses import SourceLosses
 
@@ -177,7 +177,7 @@ def test_host_and_device_vectors_say_the_same(
 
 def test_the_norms_are_those_of_parameters_and_update() -> None:
     parameter = torch.tensor([3.0, 4.0])
-    norms = Norms([parameter], torch.optim.SGD([parameter]), every=2)
+    norms = Norms([parameter], every=2)
     norms.before_step(1)
     parameter += torch.tensor([0.3, 0.4])
     told = norms.after_step(1, 0.01)
@@ -191,11 +191,19 @@ def test_the_norms_are_those_of_parameters_and_update() -> None:
 
 def test_the_cadence_of_the_norms_follows_from_their_cost() -> None:
     time = iter(range(100))
-    parameter = torch.ones(2)
-    norms = Norms([parameter], torch.optim.SGD([parameter]), clock=lambda: next(time) * 1e-3)
+    norms = Norms([torch.ones(2)], clock=lambda: next(time) * 1e-3)
     norms.before_step(1)
     assert norms.after_step(1, step_seconds=0.02)
     # 2 ms of 20 ms steps at a fifth of a percent: every 50 ticks.
     assert norms.after_step(50, 0.02) == {}
     norms.before_step(51)
     assert norms.after_step(51, 0.02)
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-4, 10.0))
+def test_norms_take_no_more_than_their_share_but_for_rounding(cost: float, step_seconds: float) -> None:
+    every = cadence(cost, step_seconds)
+    assert 1 <= every <= LONGEST
+    if every < LONGEST:
+        assert cost / every <= 1.5 * MAX_SHARE * step_seconds
+    assert MAX_SHARE * 1.5 <= 0.005
