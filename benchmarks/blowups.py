@@ -27,13 +27,6 @@ RATE = 3e-3
 BETAS = (0.9, 0.999)
 CLIP = 1.0
 WARM_UP = 50
-BEGIN = 800
-"""Healthy steps before a fault: norms that are measured every tenth step are judged from step 640 on."""
-
-AFTER = 300
-"""Steps of a fault: a rate that creeps up by 1 % a step is then 20 times as high."""
-
-HEALTHY = 2000
 RESTART = 500
 FULL_NOISE = 400  # steps until a ramp of label noise would hit half of the rows
 
@@ -46,6 +39,21 @@ def _always(value: float) -> Shape:
 
 def _creep(percent: float) -> Shape:
     return lambda step: (1 + percent / 100) ** step
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Steps of the runs.
+
+    Args:
+        begin: Healthy ones before a fault: norms that are measured every tenth step are judged from 640 on.
+        after: Of a fault: a rate that creeps up by 1 % a step is then 20 times as high.
+        healthy: Of a healthy run.
+    """
+
+    begin: int = 800
+    after: int = 300
+    healthy: int = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +103,11 @@ def _cosine(progress: float) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-SCHEDULES: dict[str, Shape] = {
-    "cosine": lambda step: _warm(step) * _cosine(step / HEALTHY),
-    "warm restarts": lambda step: _warm(step) * _cosine(step % RESTART / RESTART),
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "cosine": lambda step, steps: _warm(step) * _cosine(step / steps),
+    "warm restarts": lambda step, steps: _warm(step) * _cosine(step % RESTART / RESTART),
 }
-"""Of healthy runs besides the constant one, which the faults begin in."""
+"""Of healthy runs besides the constant one, which the faults begin in; by step and number of steps."""
 
 
 @cache
@@ -147,27 +155,29 @@ class Training:
         return torch.where(bad[:, None], drawn, text)
 
 
-def constant_runs(seed: int, clip: bool) -> Iterator[Run]:
+def constant_runs(seed: int, clip: bool, lengths: Lengths) -> Iterator[Run]:
     """A healthy run at a constant rate, and every fault of this seed that begins in it."""
     healthy = Training(seed, clip)
-    before = [healthy.step(_warm(step)) for step in range(BEGIN)]
+    before = [healthy.step(_warm(step)) for step in range(lengths.begin)]
     for fault in FAULTS:
         if fault.clip == clip:
             training = deepcopy(healthy)
             training.optimizer.param_groups[0]["betas"] = fault.betas
             after = [
-                training.step(fault.rate(step), fault.noise(step), fault.foreign) for step in range(AFTER)
+                training.step(fault.rate(step), fault.noise(step), fault.foreign)
+                for step in range(lengths.after)
             ]
-            yield Run(fault.name, str(seed), _by_name(before + after), onset=BEGIN, within=AFTER)
-    before += [healthy.step() for _ in range(HEALTHY - BEGIN)]
+            signals = _by_name(before + after)
+            yield Run(fault.name, str(seed), signals, onset=lengths.begin, within=lengths.after)
+    before += [healthy.step() for _ in range(lengths.healthy - lengths.begin)]
     yield Run("constant" if clip else "constant, no clipping", str(seed), _by_name(before))
 
 
-def scheduled_run(seed: int, schedule: str) -> Run:
+def scheduled_run(seed: int, schedule: str, lengths: Lengths) -> Iterator[Run]:
     """A healthy run of another schedule."""
-    training = Training(seed, clip=True)
-    told = [training.step(SCHEDULES[schedule](step)) for step in range(HEALTHY)]
-    return Run(schedule, str(seed), _by_name(told))
+    training, steps = Training(seed, clip=True), lengths.healthy
+    told = [training.step(SCHEDULES[schedule](step, steps)) for step in range(steps)]
+    yield Run(schedule, str(seed), _by_name(told))
 
 
 def _by_name(told: list[dict[str, float]]) -> dict[str, list[float | None]]:

@@ -28,7 +28,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from math import inf, isfinite
@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from blowups import AFTER, BEGIN, SCHEDULES, constant_runs, scheduled_run
+from blowups import SCHEDULES, Lengths, constant_runs, scheduled_run
 from common import add_json_argument, columns, give, machine
 from runs import MEASURED_EVERY, Run, recorded
 from watches import ALONE, Monitors
@@ -93,19 +93,18 @@ def watch(run: Run, cadences: Sequence[int] = CADENCES) -> Report:
     return Report(run.family, run.until(), run.onset, began)
 
 
-def trained(make: Callable[[], Iterator[Run] | Run]) -> list[Report]:
+def trained(make: Callable[[], Iterator[Run]]) -> list[Report]:
     """Train and watch, in a process of its own."""
     torch.set_num_threads(1)
-    made = make()
-    return [watch(run) for run in ([made] if isinstance(made, Run) else made)]
+    return [watch(run) for run in make()]
 
 
-def everything(seeds: int, seed: int, traces: Path | None, workers: int) -> list[Report]:
+def everything(seeds: int, seed: int, lengths: Lengths, traces: Path | None, workers: int) -> list[Report]:
     """All runs, watched."""
-    tasks: list[Callable[[], Any]] = []
+    tasks: list[Callable[[], Iterator[Run]]] = []
     for number in range(seed, seed + seeds):
-        tasks += [partial(constant_runs, number, clip) for clip in (True, False)]
-        tasks += [partial(scheduled_run, number, schedule) for schedule in SCHEDULES]
+        tasks += [partial(constant_runs, number, clip, lengths) for clip in (True, False)]
+        tasks += [partial(scheduled_run, number, schedule, lengths) for schedule in SCHEDULES]
     with ProcessPoolExecutor(workers) as pool:
         reports = list(chain.from_iterable(pool.map(trained, tasks)))
     runs = recorded(traces) if traces else ()
@@ -172,16 +171,15 @@ def judge(reports: Sequence[Report]) -> dict[str, Any]:
     }
 
 
-def measure(seeds: int, seed: int, traces: Path | None, workers: int) -> dict[str, Any]:
+def measure(seeds: int, seed: int, lengths: Lengths, traces: Path | None, workers: int) -> dict[str, Any]:
     """Everything that this benchmark says."""
-    reports = everything(seeds, seed, traces, workers)
+    reports = everything(seeds, seed, lengths, traces, workers)
     return {
         "benchmark": "precursors",
         "machine": machine(),
         "seeds": seeds,
         "seed": seed,
-        "onset": BEGIN,
-        "steps_after": AFTER,
+        "steps": asdict(lengths),
         **judge(reports),
     }
 
@@ -231,6 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--traces", type=Path, metavar="DIR", help="a folder of recorded runs")
     parser.add_argument("--seeds", type=int, default=4, help="runs of each fault and schedule (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="the first one: of weights and data")
+    usual = Lengths()
+    parser.add_argument("--begin", type=int, default=usual.begin, help="healthy steps before a fault")
+    parser.add_argument("--after", type=int, default=usual.after, help="steps of a fault")
+    parser.add_argument("--healthy", type=int, default=usual.healthy, help="steps of a healthy run")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
@@ -238,7 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.traces and not given.traces.is_dir():
         parser.error(f"there is no folder {given.traces}")
-    result = measure(given.seeds, given.seed, given.traces, given.workers)
+    lengths = Lengths(given.begin, given.after, given.healthy)
+    result = measure(given.seeds, given.seed, lengths, given.traces, given.workers)
     give(result, table(result), given.json)
 
 
