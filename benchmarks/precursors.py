@@ -193,12 +193,14 @@ def table(result: Mapping[str, Any]) -> str:
     for every in CADENCES:
         entries = [entry for entry in result["precursors"] if entry["every"] == every]
         names = [entry["precursor"] for entry in entries]
-        rows = [[f"norms every {every}", "loss, delay", *names]]
+        rows = [[f"norms every {every}", "loss", *(name.partition(" ")[0] for name in names)]]
+        rows += [["", "delay", *(name.partition(" ")[2] for name in names)]]
         for family, loss in result["loss"]["faults"].items():
             delay = "never" if loss["delay_median"] is None else f"{loss['delay_median']:g}"
             rows.append([family, delay, *(_cell(entry["faults"][family]) for entry in entries)])
         parts.append(columns(rows))
-        rows = [["alarms in 100 k healthy steps", *LOSS, *names]]
+        rows = [["alarms in 100 k healthy steps", *(name.partition(" ")[0] for name in (*LOSS, *names))]]
+        rows += [["", *(name.partition(" ")[2] for name in (*LOSS, *names))]]
         told = [*result["loss"]["healthy"].values(), *(entry["healthy"] for entry in entries)]
         for family in told[0]:
             rates = [entry[family]["per_100k"] for entry in told]
