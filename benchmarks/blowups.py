@@ -46,12 +46,13 @@ class Lengths:
     """Steps of the runs.
 
     Args:
-        begin: Healthy ones before a fault: norms that are measured every tenth step are judged from 640 on.
+        begin: Healthy ones before a fault: norms that are measured every tenth step are judged from 640 on, and
+            the fault begins midway between two of those measurements.
         after: Of a fault: a rate that creeps up by 1 % a step is then 20 times as high.
         healthy: Of a healthy run.
     """
 
-    begin: int = 800
+    begin: int = 805
     after: int = 300
     healthy: int = 2000
 
