@@ -46,8 +46,8 @@ class Lengths:
     """Steps of the runs.
 
     Args:
-        begin: Healthy ones before a fault: norms that are measured every tenth step are judged from 640 on, and
-            the fault begins midway between two of those measurements.
+        begin: Healthy ones before a fault: norms that are measured every tenth step are judged from 640 on,
+            and it begins midway between two of those measurements.
         after: Of a fault: a rate that creeps up by 1 % a step is then 20 times as high.
         healthy: Of a healthy run.
     """

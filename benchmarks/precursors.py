@@ -196,6 +196,8 @@ def table(result: Mapping[str, Any]) -> str:
         rows = [[f"norms every {every}", "loss", *(name.partition(" ")[0] for name in names)]]
         rows += [["", "delay", *(name.partition(" ")[2] for name in names)]]
         for family, loss in result["loss"]["faults"].items():
+            if all(entry["faults"][family] is None for entry in entries):
+                continue
             delay = "never" if loss["delay_median"] is None else f"{loss['delay_median']:g}"
             rows.append([family, delay, *(_cell(entry["faults"][family]) for entry in entries)])
         parts.append(columns(rows))
