@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all torture lint types check \
-	bench bench-rollback bench-detection bench-forecasting clean
+	bench bench-rollback bench-detection bench-forecasting bench-precursors clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -56,6 +56,9 @@ bench-detection: $(READY)  ## false alarms, misses and delays beside the peers; 
 
 bench-forecasting: $(READY)  ## errors, intervals and cost of forecasts; BENCH_ARGS="--traces DIR" for recorded runs
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/forecasting.py $(BENCH_ARGS)
+
+bench-precursors: $(READY)  ## what announces a blow-up, and how many steps before the loss; some ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/precursors.py $(BENCH_ARGS)
 
 clean:               ## remove the environment, caches and built files
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,7 +15,7 @@ from .cycle import Cycle, delays
 from .durable.checkpoints import Checkpoints
 from .feed import Feed
 from .learning_rate import LearningRate
-from .norms import Norms
+from .norms import Norms, why_no_lag
 from .overrides import Layers
 from .ranks import Ranks
 from .records import Records
@@ -94,7 +94,10 @@ def assemble_cycle(
         tensors = [local(p) for p in trained]
         notice = fit_alike(run, lambda sharers: run.ring.fit(tensors, sharers=sharers))
         notices += [notice] if notice else []
-    norms = Norms(trained, norms_every, clock)
+    lag = policy.reads("moment_lag")
+    norms = Norms(trained, norms_every, clock, run.optimizer if lag else None)
+    if lag and (reason := why_no_lag(run.optimizer, spread=norms.spread)) is not None:
+        notices.append(reason)
     recorder.spread_norms = norms.spread
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":

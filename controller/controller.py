@@ -43,7 +43,8 @@ class Controller:
             there is none; or the folder of one checkpoint. The loop must count with ``epochs`` or ``steps``.
         optimizer: Which optimizer to steer, where several are prepared.
         training_loader: Which loader trains, where several are read at once.
-        norms_every: Ticks between measurements of ``param_norm`` and ``update_ratio``; None: by their cost.
+        norms_every: Ticks between measurements of ``param_norm`` and ``update_ratio``, and of ``moment_lag``
+            where the policy reads it; None: by their cost.
         say: Takes each line of the start report; default writes them to standard error.
         clock: Seconds; for tests.
 

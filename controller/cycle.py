@@ -183,7 +183,7 @@ class Cycle:
         if not closure and self._transport is None:
             self._skipped = self._orders.guard(self._sample)
         if not self._skipped:
-            self._norms.before_step(tick)
+            self._norms.before_step(tick, closure=closure)
         run.ring.settle()
         self._account("signals", began)
 

@@ -11,7 +11,7 @@ from .changes import Effect, Kind
 from .types import ParameterError
 from .window import SortedWindow
 
-LOG_SIGNALS = frozenset({"grad_norm", "update_ratio", "param_norm"})
+LOG_SIGNALS = frozenset({"grad_norm", "update_ratio", "param_norm", "moment_lag"})
 """Signals taken in log unless told otherwise: positive, skewed, and their noise grows with their level."""
 
 WARM_UP = 64

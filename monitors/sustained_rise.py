@@ -9,7 +9,12 @@ from .changes import Way
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
 
-_CALIBRATED = {"loss": (0.5, 20.0, 4.0), "grad_norm": (1.5, 12.0, 6.0), "update_ratio": (1.0, 10.0, 6.0)}
+_CALIBRATED = {
+    "loss": (0.5, 20.0, 4.0),
+    "grad_norm": (1.5, 12.0, 6.0),
+    "update_ratio": (1.0, 10.0, 6.0),
+    "moment_lag": (1.0, 10.0, 6.0),  # as good as any of six tried on a run that was then set aside
+}
 
 
 class SustainedRise(ScaledMonitor):
@@ -19,17 +24,17 @@ class SustainedRise(ScaledMonitor):
     is the first measurement after S was last 0.
 
     A healthy loss seldom rises, so a slack of 0.5 and a threshold of 20 give no false alarm in 133 k steps of
-    GPTs. A gradient norm and an update ratio (in log) rise for long stretches of healthy runs, and fast
-    when something breaks: they get more slack, and a lower threshold. So should a signal whose noise is
+    GPTs. The norms (grad_norm, update_ratio, moment_lag; in log) rise for long stretches of healthy runs, and
+    fast when something breaks: they get more slack, and a lower threshold. So should a signal whose noise is
     correlated: at an autocorrelation of 0.6, one that no longer falls alarms once in a thousand steps.
 
     Args:
         signal: the signal's name.
         window: previous values that level and noise come from. Shorter is faster, with more false alarms.
         warm_up: measurements before it judges.
-        slack: noises above the level that count as none; None: 0.5, grad_norm 1.5, update_ratio 1.
-        threshold: accumulated noises that alarm; None: 20, grad_norm 12, update_ratio 10.
-        clip: the most that one measurement can add, so that none alarms alone; None: 4, those two 6.
+        slack: noises above the level that count as none; None: 0.5, grad_norm 1.5, other norms 1.
+        threshold: accumulated noises that alarm; None: 20, grad_norm 12, other norms 10.
+        clip: the most that one measurement can add, so that none alarms alone; None: 4, norms 6.
         log: judge the logarithm; None goes by the signal's name.
         stale_after: ticks without a measurement until the reading is STALE.
 

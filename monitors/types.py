@@ -17,10 +17,13 @@ BUILTIN_SIGNALS = (
     "lr",
     "update_ratio",
     "param_norm",
+    "moment_lag",
     "step_time",
     "samples_per_second",
 )
-"""Signals that every wrapped run measures by itself, besides ``loss/source=NAME``."""
+"""Signals that every wrapped run measures by itself, besides ``loss/source=NAME``.
+
+``moment_lag`` only where the policy reads it."""
 
 SOURCE_PREFIX = "loss/source="
 """Prefix of the per-source losses."""

@@ -180,3 +180,7 @@ class Policy:
     baselines: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
     source: str = "<policy>"
+
+    def reads(self, signal: str) -> bool:
+        """Whether a monitor watches this signal, or an expression reads it."""
+        return signal in self.baselines or any(spec.params.get("signal") == signal for spec in self.monitors)

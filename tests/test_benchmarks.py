@@ -43,7 +43,8 @@ def test_overhead_gives_every_arm_part_and_step_length(overhead: tuple[str, dict
 def test_overhead_measures_a_healthy_run_whose_parts_add_up(overhead: tuple[str, dict[str, Any]]) -> None:
     _, result = overhead
     assert result["decisions"] == 0, "an act would be measured with the ticks"
-    assert min(result[once] for once in ("bare_us", "norms_us", "snapshot_us", "journal_thread_us")) > 0
+    once = ("bare_us", "norms_us", "moment_lag_us", "snapshot_us", "journal_thread_us")
+    assert min(result[name] for name in once) > 0
     assert min(us for part, us in result["parts_us"].items() if part != "rest") > 0
     for step in result["at_step"]:
         parts = step["tick_us"] + step["norms_us"] + step["snapshots_us"]
@@ -189,3 +190,34 @@ def test_forecasting_takes_what_a_folder_holds(tmp_path: Path) -> None:
         )
         == 2.4
     )
+
+
+@pytest.mark.slow
+def test_precursors_tell_who_came_first(tmp_path: Path) -> None:
+    """On runs too short to judge the norms, and a recorded one whose gradients move before its loss."""
+    (tmp_path / "tiny").mkdir()
+    rng = np.random.default_rng(0)
+    noise = np.exp(0.05 * rng.standard_normal((2, 400)))
+    signals = {"loss": 2 * noise[0], "grad_norm": noise[1], "lr": np.ones(400), "pnorm": np.ones(400)}
+    signals["loss"][320:] *= 3
+    signals["grad_norm"][300:] *= 3
+    meta = json.dumps({"fault": {"at": 300}})
+    np.savez(tmp_path / "tiny" / "fault_x_s0.npz", **signals, upd_ratio=np.ones(400), meta=meta)
+    written = tmp_path / "precursors.json"
+    short = ("--seeds", "1", "--begin", "80", "--after", "6", "--healthy", "90", "--workers", "1")
+    table = run("precursors.py", "--traces", str(tmp_path), *short, "--json", str(written))
+    result = json.loads(written.read_text(encoding="utf-8"))
+    assert result["steps"] == {"begin": 80, "after": 6, "healthy": 90}
+    told = {(entry["precursor"], entry["every"]): entry for entry in result["precursors"]}
+    ahead = told["shift grad_norm", 10]["faults"]["tiny x"]
+    assert (ahead["first"], ahead["alone"], ahead["lead_median"]) == (1, 0, 19.0)
+    silent = told["jump param_norm", 10]["faults"]["tiny x"]
+    assert (silent["loss_alarmed"], silent["first"], silent["lead_median"]) == (1, 0, None)
+    assert told["sustained_rise moment_lag", 10]["faults"]["tiny x"] is None
+    # A rate 30 times too high shows in all of them.
+    assert told["sustained_rise moment_lag", 1]["faults"]["rate x30"]["runs"] == 1
+    healthy = {"constant", "constant, no clipping", "cosine", "warm restarts"}
+    assert told["sustained_rise moment_lag", 1]["healthy"].keys() == healthy
+    assert told["jump update_ratio", 1]["healthy"]["cosine"] == {"steps": 90, "per_100k": 0.0}
+    for words in ("norms every 10", "label noise", "never (never never)", "1/1 +19 (+19 +19)"):
+        assert words in table

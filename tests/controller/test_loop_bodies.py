@@ -24,6 +24,7 @@ snapshots: {keep: 4, reach: 40, every: 4}
 monitors:
   guard: {type: guard}
   blowup: {type: divergence, signal: loss}
+  lag: {type: sustained_rise, signal: moment_lag}
 rules:
   - name: bad-step
     when: guard.bad

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midcourse.controller.norms import Norms
+from midcourse.controller.norms import LONGEST, MAX_SHARE, Norms, cadence
 from midcourse.controller.signals import Recorder, hand_divisor, unpack
 from midcourse.controller.source_losses import SourceLosses
 
@@ -198,3 +198,12 @@ def test_the_cadence_of_the_norms_follows_from_their_cost() -> None:
     assert norms.after_step(50, 0.02) == {}
     norms.before_step(51)
     assert norms.after_step(51, 0.02)
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-4, 10.0))
+def test_norms_take_no_more_than_their_share_but_for_rounding(cost: float, step_seconds: float) -> None:
+    every = cadence(cost, step_seconds)
+    assert 1 <= every <= LONGEST
+    if every < LONGEST:
+        assert cost / every <= 1.5 * MAX_SHARE * step_seconds
+    assert MAX_SHARE * 1.5 <= 0.005
