@@ -6,7 +6,7 @@ All faults of a seed begin from one healthy run, so that they differ in nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +19,7 @@ from torch import Tensor
 from midcourse.controller.demo.corpus import WINDOW, Corpus, load_corpus
 from midcourse.controller.demo.model import ByteTransformer, byte_losses
 from midcourse.controller.norms import Norms, gradient_norm
+from midcourse.monitors.types import SOURCE_PREFIX
 
 BATCH = 16
 RATE = 3e-3
@@ -128,10 +129,18 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=BETAS)
         self.norms = Norms(list(self.model.parameters()), every=1, moments=self.optimizer)
 
-    def step(self, rate: float = 1.0, noise: float = 0.0, foreign: bool = False) -> dict[str, float]:
-        """One update at a multiple of the rate; returns its signals."""
+    def step(
+        self,
+        rate: float = 1.0,
+        noise: float = 0.0,
+        foreign: bool = False,
+        shares: Sequence[float] | None = None,
+    ) -> dict[str, float]:
+        """One update at a multiple of the rate; returns its signals. ``shares`` are those of the sources."""
         self.steps += 1
-        loss = byte_losses(self.model, self._batch(noise, foreign)).mean()
+        text, numbers = self._batch(noise, foreign, shares)
+        losses = byte_losses(self.model, text)
+        loss = losses.mean()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
@@ -142,18 +151,27 @@ class Training:
         self.norms.before_step(self.steps)
         self.optimizer.step()
         told = self.norms.after_step(self.steps, 1.0)
-        return {"loss": loss.item(), "grad_norm": float(norm)} | {k: float(v) for k, v in told.items()}
+        signals = {"loss": loss.item(), "grad_norm": float(norm), "lr": RATE * rate}
+        for number, name in enumerate(() if foreign else _corpus().train):
+            if (own := numbers == number).any():
+                signals[f"{SOURCE_PREFIX}{name}"] = losses[own].mean().item()
+        return signals | {k: float(v) for k, v in told.items()}
 
-    def _batch(self, noise: float, foreign: bool) -> Tensor:
+    def _batch(self, noise: float, foreign: bool, shares: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+        """The rows, and the number of each one's source."""
         sources = [_corpus().binaries] if foreign else list(_corpus().train.values())
         rows = []
-        for number in self.draws.integers(len(sources), size=BATCH):
+        if shares is None:
+            numbers = self.draws.integers(len(sources), size=BATCH)
+        else:
+            numbers = self.draws.choice(len(sources), size=BATCH, p=shares)
+        for number in numbers:
             windows = sources[number].windows
             rows.append(windows[int(self.draws.integers(len(windows)))].long())
         text = torch.stack(rows)
         bad = torch.from_numpy(self.draws.random(BATCH) < noise)
         drawn = torch.from_numpy(self.draws.integers(256, size=(BATCH, WINDOW)))
-        return torch.where(bad[:, None], drawn, text)
+        return torch.where(bad[:, None], drawn, text), torch.from_numpy(numbers)
 
 
 def constant_runs(seed: int, clip: bool, lengths: Lengths) -> Iterator[Run]:
@@ -168,18 +186,20 @@ def constant_runs(seed: int, clip: bool, lengths: Lengths) -> Iterator[Run]:
                 training.step(fault.rate(step), fault.noise(step), fault.foreign)
                 for step in range(lengths.after)
             ]
-            signals = _by_name(before + after)
+            signals = by_name(before + after)
             yield Run(fault.name, str(seed), signals, onset=lengths.begin, within=lengths.after)
     before += [healthy.step() for _ in range(lengths.healthy - lengths.begin)]
-    yield Run("constant" if clip else "constant, no clipping", str(seed), _by_name(before))
+    yield Run("constant" if clip else "constant, no clipping", str(seed), by_name(before))
 
 
 def scheduled_run(seed: int, schedule: str, lengths: Lengths) -> Iterator[Run]:
     """A healthy run of another schedule."""
     training, steps = Training(seed, clip=True), lengths.healthy
     told = [training.step(SCHEDULES[schedule](step, steps)) for step in range(steps)]
-    yield Run(schedule, str(seed), _by_name(told))
+    yield Run(schedule, str(seed), by_name(told))
 
 
-def _by_name(told: list[dict[str, float]]) -> dict[str, list[float | None]]:
-    return {name: [signals.get(name) for signals in told] for name in told[-1]}
+def by_name(told: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """The signals of a run, step by step; None where one was not measured."""
+    names = dict.fromkeys(name for signals in told for name in signals)
+    return {name: [signals.get(name) for signals in told] for name in names}
