@@ -3,7 +3,8 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all torture lint types check \
-	bench bench-rollback bench-detection bench-forecasting bench-precursors clean
+	bench bench-rollback bench-detection bench-forecasting bench-precursors \
+	bench-changes clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -59,6 +60,9 @@ bench-forecasting: $(READY)  ## errors, intervals and cost of forecasts; BENCH_A
 
 bench-precursors: $(READY)  ## what announces a blow-up, and how many steps before the loss; some ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/precursors.py $(BENCH_ARGS)
+
+bench-changes: $(READY)  ## changes that are meant, and faults right after them; some ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/changes.py $(BENCH_ARGS)
 
 clean:               ## remove the environment, caches and built files
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

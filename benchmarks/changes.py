@@ -127,7 +127,7 @@ FAULTY = (
     Scenario("rate x 0.5, then bad rows", 800, 700, _halved, fault=715, noise=0.25),
     Scenario("another mix, then bad rows", 800, 700, shares=_stages, fault=715, noise=0.25),
 )
-SCENARIOS = (*HEALTHY, *FAULTY)
+SCENARIOS = {scenario.name: scenario for scenario in (*HEALTHY, *FAULTY)}
 
 
 def samples(scenario: Scenario, seed: int) -> Iterator[dict[str, float]]:
@@ -171,10 +171,10 @@ class Watched:
                 (self._bad.add if reading.bad else self._bad.discard)((name, instance))
 
 
-def watch(number: int, seed: int) -> dict[str, Any]:
+def watch(name: str, seed: int) -> dict[str, Any]:
     """One run of a scenario, as seen with and without what it says of its changes."""
     torch.set_num_threads(1)
-    scenario, aware, unaware = SCENARIOS[number], Watched(), Watched()
+    scenario, aware, unaware = SCENARIOS[name], Watched(), Watched()
     for step, signals in enumerate(samples(scenario, seed)):
         aware.take(step, signals)
         unaware.take(step, silent(signals))
@@ -193,16 +193,16 @@ def _seen(scenario: Scenario, watched: Watched) -> dict[str, Any]:
     }
 
 
-def measure(seeds: int, seed: int, workers: int) -> dict[str, Any]:
-    """All scenarios, each with every seed."""
-    runs = list(product(range(len(SCENARIOS)), range(seed, seed + seeds)))
+def measure(names: Sequence[str], seeds: int, seed: int, workers: int) -> dict[str, Any]:
+    """These scenarios, each with every seed."""
+    runs = list(product(names, range(seed, seed + seeds)))
     with ProcessPoolExecutor(workers) as pool:
         told = list(pool.map(watch, *zip(*runs, strict=True)))
     results: list[dict[str, Any]] = []
-    for number, scenario in enumerate(SCENARIOS):
-        own = [seen for (which, _), seen in zip(runs, told, strict=True) if which == number]
+    for name in names:
+        own = [seen for (which, _), seen in zip(runs, told, strict=True) if which == name]
         row = {how: _summed([seen[how] for seen in own]) for how in ("aware", "unaware")}
-        about = {"scenario": scenario.name, "fault": scenario.fault is not None, "runs": seeds}
+        about = {"scenario": name, "fault": SCENARIOS[name].fault is not None, "runs": seeds}
         results.append({**about, **row})
     return {"benchmark": "changes", "machine": machine(), "seed": seed, "seeds": seeds, "results": results}
 
@@ -247,6 +247,9 @@ def _median(delays: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and say."""
     parser = argparse.ArgumentParser(description="Changes that are meant, and faults right after them.")
+    parser.add_argument(
+        "--scenario", action="append", choices=SCENARIOS, metavar="NAME", help="only this one; repeatable"
+    )
     parser.add_argument("--seeds", type=int, default=4, help="runs of each scenario (default 4)")
     parser.add_argument("--seed", type=int, default=10, help="the first one; 0 and 1 were tuned on")
     parser.add_argument(
@@ -254,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     add_json_argument(parser)
     given = parser.parse_args(arguments)
-    result = measure(given.seeds, given.seed, given.workers)
+    result = measure(given.scenario or list(SCENARIOS), given.seeds, given.seed, given.workers)
     give(result, table(result), given.json)
 
 

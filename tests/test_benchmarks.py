@@ -221,3 +221,15 @@ def test_precursors_tell_who_came_first(tmp_path: Path) -> None:
     assert told["jump update_ratio", 1]["healthy"]["cosine"] == {"steps": 90, "per_100k": 0.0}
     for words in ("norms every 10", "label noise", "never (never never)", "1/1 +19 (+19 +19)"):
         assert words in table
+
+
+@pytest.mark.slow
+def test_changes_tell_what_is_meant_from_what_is_wrong(tmp_path: Path) -> None:
+    written = tmp_path / "changes.json"
+    table = run(
+        "changes.py", "--scenario", "another mix, then bad rows", "--seeds", "1", "--json", str(written)
+    )
+    (row,) = json.loads(written.read_text(encoding="utf-8"))["results"]
+    assert (row["fault"], row["runs"], row["aware"]["alarms"]) == (True, 1, [])
+    assert row["aware"]["delay"]["found"] == row["unaware"]["delay"]["found"] == 1
+    assert "another mix, then bad rows" in table
