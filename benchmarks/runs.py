@@ -113,9 +113,14 @@ def faulty(seeds: int, seed: int) -> Iterator[Run]:
 
 def noises(rng: np.random.Generator, length: int) -> Array:
     """Student-t of 8 degrees of freedom, autocorrelation 0.2, unit variance."""
-    own = rng.standard_t(8, length) * np.sqrt(6 / 8) * np.sqrt(1 - 0.2**2)
-    made = np.empty(length)
-    last = 0.0
+    return autoregressive(rng.standard_t(8, length) * np.sqrt(6 / 8) * np.sqrt(1 - 0.2**2), 0.2)
+
+
+def autoregressive(own: Array, first: float, second: float = 0.0) -> Array:
+    """Noise each value of which keeps a share of the ``first`` and of the ``second`` value before it."""
+    made = np.empty(len(own))
+    last = before = 0.0
     for index, value in enumerate(own):
-        last = made[index] = 0.2 * last + value
+        last, before = first * last + second * before + value, last
+        made[index] = last
     return made

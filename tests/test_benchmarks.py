@@ -178,3 +178,18 @@ def test_forecasting_takes_what_a_folder_holds(tmp_path: Path) -> None:
     assert {row["source"] for row in result["results"]} == {"forecast_nanogpt"}
     assert {row["runs"] for row in result["results"]} == {2}, "steps that start again begin another run"
     assert next(row["target"] for row in result["results"] if row["forecaster"] == "schedule") == 2.4
+
+
+def test_average_run_length_compares_budgets_and_peers_on_every_noise() -> None:
+    short = ("--budgets", "200", "--runs", "2", "--seed", "3", "--workers", "1")
+    result = json.loads(run("average_run_length.py", *short, "--json"))
+    assert (result["benchmark"], result["seed"], result["runs"]) == ("average_run_length", 3, 2)
+    assert len(result["rows"]) >= 16
+    for row in result["rows"]:
+        assert row["budget"] == 200
+        assert row["watches"].keys() == {"e_detector", "unwhitened", "sustained_rise", "adwin", "ADWIN, raw"}
+        for told in row["watches"].values():
+            assert 0 <= told["alarms"] <= 2
+            assert told["ratio"] > 0
+            assert (told["error"] is None) == (told["alarms"] == 0)
+    assert "e_detector" in run("average_run_length.py", *short)

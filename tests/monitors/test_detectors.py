@@ -89,7 +89,9 @@ def test_a_rise_in_a_young_run_is_found_though_the_loss_has_just_fallen_fast() -
         assert found[0] - at <= 12, at
 
 
-@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "adwin", "page_hinkley", "too_good"])
+@pytest.mark.parametrize(
+    "kind", ["sustained_rise", "divergence", "e_detector", "adwin", "page_hinkley", "too_good"]
+)
 @pytest.mark.parametrize("fall", [0.5, 30.0])
 def test_the_end_of_a_fall_is_no_rise(kind: str, fall: float) -> None:
     noise = np.random.default_rng(0).normal(0, NOISE, 3000)
@@ -223,6 +225,7 @@ def test_updates_of_exactly_zero_are_frozen_if_more_than_one_follows_another() -
         ("too_good", {"clip": 30}, "clip"),
         ("shift", {"slack": 7}, "clip"),
         ("jump", {"threshold": 3}, "threshold"),
+        ("e_detector", {"average_run_length": 10}, "average_run_length"),
         ("frozen", {"zeros": 0}, "zeros"),
         ("frozen", {"zeros_at_start": nan}, "zeros_at_start"),
         ("adwin", {"delta": 1}, "delta"),
