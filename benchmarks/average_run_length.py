@@ -13,9 +13,9 @@ warm-up included, until its first alarm.
 
 No run is longer than ``HORIZON`` budgets. The mean is the time of all runs over the number of alarms (that of
 times that are distributed exponentially, as these are roughly); its standard error is the mean over the root
-of that number. ``>`` stands for no alarm at all. Two kinds are there because they may break the budget: an
-AR(.95) that makes 30 %, whose correlation the next two values hardly show, and 30 % of 1, where so many
-values are the same that the quartiles, and with them the noise, do not settle.
+of that number. ``>`` stands for no alarm at all. Three kinds are there because they may break the budget: an
+AR(.95) that makes 30 %, whose correlation the next two values hardly show, and values of 0 and 1, of which so
+many are the same that median and quartiles, and with them level and noise, jump.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ NOISES: Mapping[str, Callable[[np.random.Generator, int], Array]] = {
     "exponential": lambda rng, n: rng.exponential(1, n),
     "uniform": lambda rng, n: rng.uniform(-1, 1, n),
     "10 % at 8 noises": lambda rng, n: rng.standard_normal(n) + 8 * (rng.random(n) < 0.1),
-    "0 or 1, even": lambda rng, n: 1.0 * (rng.random(n) < 0.5),
     "AR(.2)": lambda rng, n: autoregressive(rng.standard_normal(n), 0.2),
     "AR(.6)": lambda rng, n: autoregressive(rng.standard_normal(n), 0.6),
     "AR(.9)": lambda rng, n: autoregressive(rng.standard_normal(n), 0.9),
@@ -73,6 +72,7 @@ NOISES: Mapping[str, Callable[[np.random.Generator, int], Array]] = {
     "MA(.8)": lambda rng, n: moving_sum(rng.standard_normal(n), (1, 0.8)),
     "mean of 5": lambda rng, n: moving_sum(rng.standard_normal(n), (1,) * 5),
     "AR(.95) for 30 %": slow_in_part,
+    "0 or 1, even": lambda rng, n: 1.0 * (rng.random(n) < 0.5),
     "0 or 1, 30 %": lambda rng, n: 1.0 * (rng.random(n) < 0.3),
 }
 """Noise by name: a random generator and a length -> values."""

@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, at_least
+from .onset import RampStart
 from .scale import WARM_UP, make_scale
 from .whitening import Whitening
 from .window import SortedWindow
@@ -40,7 +41,8 @@ class EDetector(ScaledMonitor):
     ``benchmarks/average_run_length.py``, which also shows where it breaks.
 
     The alarm clears where M falls below the root of the budget; M stops at its power 3/2, so that it does so
-    soon. The onset is the beginning of the bet that has gained the most.
+    soon. The onset is the beginning of the bet that has gained the most, or of a ramp fitted to the window,
+    if that is earlier.
 
     Args:
         signal: the signal's name.
@@ -67,13 +69,24 @@ class EDetector(ScaledMonitor):
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset
-    (284, 280)
+    (284, 279)
     """
 
     step_noises = 3.0
     step_delay = 20
+    lateness = 20
     _state: ClassVar[tuple[str, ...]] = (
-        *(*ScaledMonitor._state, "_whitening", "_ranks", "_waiting", "_sums", "_gains", "_since", "_onset"),
+        *(
+            *ScaledMonitor._state,
+            "_whitening",
+            "_ranks",
+            "_waiting",
+            "_sums",
+            "_gains",
+            "_since",
+            "_onset",
+            "_start",
+        ),
     )
 
     def __init__(
@@ -95,10 +108,12 @@ class EDetector(ScaledMonitor):
         self._whitening = Whitening(window)
         self._ranks = SortedWindow()  # of residuals
         self._waiting: list[tuple[float, float]] = []  # z and residual of the newest
+        self._start = RampStart(window)
         self._onset: int | None = None
         self._forget()
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
+        self._start.add(tick)
         ranks, whitening = self._ranks, self._whitening
         residual = whitening.residual(z)
         y = _normal(ranks.place(residual)) / sqrt(1 + 2 * _WAIT / (len(ranks) + 1))
@@ -116,7 +131,8 @@ class EDetector(ScaledMonitor):
                 whitening.learn(z)
                 ranks.push(residual, self._window)
         else:
-            self._onset = self._since[self._sums.index(max(self._sums))]
+            since = self._since[self._sums.index(max(self._sums))]
+            self._onset = self._start.earlier(since, self._scale.values())
             self._waiting.clear()  # what came just before the alarm, and while it lasts, is not usual
         return score, self._onset
 

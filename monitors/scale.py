@@ -102,6 +102,10 @@ class RobustScale:
         """The second estimate, from the values so far; called once with every value."""
         return inf
 
+    def values(self) -> list[float]:
+        """The winsorised values that count (their logarithms), in order of arrival, the last one too."""
+        return self._values.values()
+
     def same_as(self, other: RobustScale) -> bool:
         """Whether another scale says the same of all values to come."""
         own = (type(self), self._window, self.warm_up, self._log, self.tick, self.state_dict())

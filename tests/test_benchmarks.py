@@ -119,12 +119,13 @@ def test_detection_judges_monitors_policy_and_peers_on_all_that_there_is(
     table, result = detection
     assert result["benchmark"] == "detection"
     assert (result["seed"], result["seeds"], result["synthetic_steps"]) == (3, 1, 2000)
-    ramps = {"ramp 2.5 %", "ramp 5 %", "ramp 10 %", "shift 0.3"}
+    ramps = {"ramp 2.5 %", "ramp 5 %", "ramp 10 %", "ramp 2 sigma", "shift 0.3"}
     families = {"divergences_algoperf", "tiny x", "synthetic", *ramps}
     assert result["samples"].keys() == families
     assert {"baseline policy, acts", "sustained_rise loss", "ADWIN, raw", "ZClip"} <= result["watches"].keys()
     for name, watch in result["watches"].items():
         assert watch["families"].keys() == families
+        assert (watch["lateness"] is None) == (watch["peer"] or name.startswith("baseline policy"))
         assert watch["us"] is None or watch["us"] > 0
         assert name in table
 

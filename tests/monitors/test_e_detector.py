@@ -28,7 +28,7 @@ NOISES: dict[str, Noise] = {
     "normal": lambda rng, n: rng.standard_normal(n),
     "t of 3": lambda rng, n: rng.standard_t(3, n),
     "exponential": lambda rng, n: rng.exponential(1, n),
-    "two points": lambda rng, n: 1.0 * (rng.random(n) < 0.5),
+    "10 % at 8 noises": lambda rng, n: rng.standard_normal(n) + 8 * (rng.random(n) < 0.1),
     "AR(.6)": lambda rng, n: autoregressive(rng.standard_normal(n), 0.6),
     "AR(.9)": lambda rng, n: autoregressive(rng.standard_normal(n), 0.9),
     "AR(.6) of t of 3": lambda rng, n: autoregressive(rng.standard_t(3, n), 0.6),
@@ -82,7 +82,7 @@ def test_residuals_are_white_and_their_noise_is_1(name: str) -> None:
     settled = np.array(residuals[1000:])
     assert settled.std() == pytest.approx(1, abs=0.1)
     for lag in (1, 2, 3):
-        assert np.corrcoef(settled[lag:], settled[:-lag])[0, 1] == pytest.approx(0, abs=0.06)
+        assert np.corrcoef(settled[lag:], settled[:-lag])[0, 1] == pytest.approx(0, abs=0.08)
 
 
 @pytest.mark.parametrize("noises", [3.0, 8.0, 1e6])
