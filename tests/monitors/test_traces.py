@@ -88,7 +88,7 @@ def test_a_fault_in_a_small_transformer_is_found_at_once(fault: str, signal: str
     found = alarms("sustained_rise", signals[signal], "loss/source=2" if signal == "loss_g2" else signal)
     assert at <= found[0].tick <= at + delay
     assert found[0].onset is not None
-    assert at - 10 <= found[0].onset <= at + 2
+    assert at - 15 <= found[0].onset <= at + 2
 
 
 @pytest.mark.parametrize(
