@@ -20,7 +20,8 @@ What is counted:
   divergences; from 20 samples before, since a median over 20 dated them: such a delay is negative),
   or 400 later (faults injected into a small transformer), or 600 (ramps and shifts). What alarmed before,
   and still does, has not found it. **Early** are the episodes before that in 100 000 samples.
-- **Onset bias** and **spread** are the median and the 10th and 90th percentile of (onset told - true onset).
+- **Onset bias** and **spread** are the median and the 10th and 90th percentile of (onset told - true onset);
+  ``declared`` is what a monitor says of the latter, and a rollback goes back by, over faults of all kinds.
 - **Microseconds** are CPU time of one sample, in a loop with nothing else: the median of many stretches.
 
 Signals that were measured at some ticks only are given at those only. All that is random is seeded.
@@ -45,7 +46,7 @@ from peers import PEERS
 from runs import Run, faulty, recorded, synthetic
 from watches import ALONE, POLICY_ACTS, POLICY_SEES, signal_of, watches
 
-from midcourse.monitors.registry import make_monitor
+from midcourse.monitors.registry import MONITORS, make_monitor
 from midcourse.monitors.types import Sample
 from midcourse.policies.judging import match
 
@@ -185,7 +186,12 @@ def measure(traces: Path | None, steps: int, seeds: int, seed: int, workers: int
             family: (detection if of[0].onset is not None else false_alarms)(name, of)
             for family, of in sorted(families.items())
         }
-        judged[name] = {"peer": name in PEERS, "us": taken.get(name), "families": by_family}
+        judged[name] = {
+            "peer": name in PEERS,
+            "us": taken.get(name),
+            "lateness": MONITORS[ALONE[name].type].lateness if name in ALONE else None,
+            "families": by_family,
+        }
     return {
         "benchmark": "detection",
         "machine": machine(),
@@ -226,7 +232,7 @@ def _false_alarm_rows(
 
 
 def _fault_rows(judged: Mapping[str, Any], family: str) -> list[list[str]]:
-    rows = [[family, "found", "delay", "p90", "onset bias", "p10", "p90", "early in 100 k"]]
+    rows = [[family, "found", "delay", "p90", "onset bias", "p10", "p90", "declared", "early in 100 k"]]
     for name, of in judged.items():
         entry = of["families"][family]
         if entry is None:
@@ -238,6 +244,7 @@ def _fault_rows(judged: Mapping[str, Any], family: str) -> list[list[str]]:
             entry["onset_bias"],
             low,
             high,
+            of["lateness"],
             entry["early_per_100k"],
         ]
         cells = ["-" if value is None else f"{value:g}" for value in told]

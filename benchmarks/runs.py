@@ -20,6 +20,7 @@ START = 1500  # healthy steps before a synthetic fault
 AFTER = 600
 RAMP_NOISES = (0.025, 0.05, 0.1)
 SHIFT, SHIFT_NOISE = 0.3, 0.1
+SLOW_NOISES = 2  # to which a slow ramp rises
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def synthetic(steps: int, length: int, seed: int) -> Iterator[Run]:
 
 
 def faulty(seeds: int, seed: int) -> Iterator[Run]:
-    """Ramps of ``RAMP`` steps to twice the loss, by noise, and a shift; at a level of about 2."""
+    """Ramps of ``RAMP`` steps to twice the loss, by noise, a slow one, and a shift; at a level of about 2."""
     for number in range(seeds):
         time = np.arange(START + AFTER)
         healthy = 2 + 4 * (time + 20.0) ** -0.5
@@ -106,6 +107,10 @@ def faulty(seeds: int, seed: int) -> Iterator[Run]:
             rng = np.random.default_rng([seed, 1000 + number, index])
             loss = healthy * (1 + share + noise * noises(rng, len(time)))
             yield Run(f"ramp {100 * noise:g} %", str(number), {"loss": loss.tolist()}, 1, START, 0, AFTER)
+        rng = np.random.default_rng([seed, 1000 + number, 98])
+        loss = healthy + SHIFT_NOISE * (SLOW_NOISES * share + noises(rng, len(time)))
+        name = f"ramp {SLOW_NOISES} sigma"
+        yield Run(name, str(number), {"loss": loss.tolist()}, 1, START, 0, AFTER)
         rng = np.random.default_rng([seed, 1000 + number, 99])
         loss = healthy + SHIFT * (time >= START) + SHIFT_NOISE * noises(rng, len(time))
         yield Run(f"shift {SHIFT}", str(number), {"loss": loss.tolist()}, 1, START, 0, AFTER)
@@ -113,9 +118,14 @@ def faulty(seeds: int, seed: int) -> Iterator[Run]:
 
 def noises(rng: np.random.Generator, length: int) -> Array:
     """Student-t of 8 degrees of freedom, autocorrelation 0.2, unit variance."""
-    own = rng.standard_t(8, length) * np.sqrt(6 / 8) * np.sqrt(1 - 0.2**2)
-    made = np.empty(length)
-    last = 0.0
+    return autoregressive(rng.standard_t(8, length) * np.sqrt(6 / 8) * np.sqrt(1 - 0.2**2), 0.2)
+
+
+def autoregressive(own: Array, first: float, second: float = 0.0) -> Array:
+    """Noise each value of which keeps a share of the ``first`` and of the ``second`` value before it."""
+    made = np.empty(len(own))
+    last = before = 0.0
     for index, value in enumerate(own):
-        last = made[index] = 0.2 * last + value
+        last, before = first * last + second * before + value, last
+        made[index] = last
     return made

@@ -89,7 +89,7 @@ _ALONE = (
     MonitorSpec("", "guard", {}),
     *(
         MonitorSpec("", kind, {"signal": "loss"})
-        for kind in ("spike", "divergence", "sustained_rise", "stalled")
+        for kind in ("spike", "divergence", "sustained_rise", "e_detector", "stalled")
     ),
     *(MonitorSpec("", kind, {"signal": "loss"}) for kind in ("adwin", "page_hinkley")),
     MonitorSpec("", "sustained_rise", {"signal": "loss/source=*"}),

@@ -48,7 +48,7 @@ class Adwin(RiverMonitor):
     step_noises = 3.0
     step_delay = 80
 
-    lateness = 30
+    lateness = 45
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class BaseMonitor:
 
     Subclasses list the attributes that hold the rest of their state in ``_state``, name the numbers that only
     they tell in ``extra``, and declare how well they work as ``conformance.Declared`` says. ``lateness`` was
-    measured on steps of 1.5 to 15 noises and on ramps of 4 to 16 noises in 50 to 200 measurements.
+    measured on steps of 1.5 to 15 noises and on ramps of 2 to 16 noises in 50 to 400 measurements.
 
     ``looks`` is the way of the changes that it alarms on; one that was meant to go that way is no evidence.
     ``cadence`` are the ticks between two measurements: the smaller of the last two gaps, so that one gap is

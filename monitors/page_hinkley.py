@@ -47,7 +47,7 @@ class PageHinkley(RiverMonitor):
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 20
-    lateness = 30
+    lateness = 45
 
     def __init__(
         self,

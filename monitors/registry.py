@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adwin import Adwin
 from .baseline import Baseline
 from .divergence import Divergence
+from .e_detector import EDetector
 from .forecast import ForecastMonitor
 from .frozen import Frozen
 from .guard import Guard
@@ -22,6 +23,7 @@ MONITORS: dict[str, type[Monitor]] = {
     "spike": Spike,
     "sustained_rise": SustainedRise,
     "divergence": Divergence,
+    "e_detector": EDetector,
     "stalled": Stalled,
     "too_good": TooGood,
     "shift": Shift,

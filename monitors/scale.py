@@ -184,6 +184,10 @@ class RobustScale:
         self._count = 0
         self._values = SortedWindow()
 
+    def values(self) -> list[float]:
+        """The winsorised values that count (their logarithms), in order of arrival, the last one too."""
+        return self._values.values()
+
     def same_as(self, other: RobustScale) -> bool:
         """Whether another scale says the same of all values to come."""
         own = (type(self), self._window, self.warm_up, self._log, self.tick, self.state_dict())

@@ -7,6 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor
 from .changes import Way
 from .cusum import Cusum
+from .onset import RampStart
 from .scale import WARM_UP, make_scale
 
 _CALIBRATED = {
@@ -21,7 +22,9 @@ class SustainedRise(ScaledMonitor):
     """Finds a signal that stays above its level, by however little.
 
     S <- max(0, S + min(z, clip) - slack), alarm at S > threshold; ``Cusum`` says how it clears. The onset
-    is the first measurement after S was last 0.
+    is the first measurement after S was last 0, or the first of a ramp fitted to the window, if that is
+    earlier. In the median it is 4 too early on a step of 3 noises (by S alone: 0), 9 too early on one of 1.5
+    (0), and 40 too late on a ramp of 2 noises in 400 measurements (132).
 
     A healthy loss seldom rises, so a slack of 0.5 and a threshold of 20 give no false alarm in 133 k steps of
     GPTs. The norms (grad_norm, update_ratio, moment_lag; in log) rise for long stretches of healthy runs, and
@@ -49,15 +52,15 @@ class SustainedRise(ScaledMonitor):
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset
-    (287, 274)
+    (287, 273)
     """
 
     looks = Way.UP
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 20
-    lateness = 30
-    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_cusum")
+    lateness = 20
+    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_cusum", "_start")
 
     def __init__(
         self,
@@ -74,11 +77,17 @@ class SustainedRise(ScaledMonitor):
         calibrated = _CALIBRATED.get(signal.partition("/")[0], _CALIBRATED["loss"])
         given = zip((slack, threshold, clip), calibrated, strict=True)
         self._cusum = Cusum(*(usual if value is None else value for value, usual in given))
+        self._start = RampStart(window)
         super().__init__(signal, make_scale(signal, window, warm_up, log), self._cusum.threshold, stale_after)
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
-        score = self._cusum.add(tick, z)
-        return score, self._cusum.onset
+        cusum = self._cusum
+        self._start.add(tick)
+        before = cusum.onset
+        score = cusum.add(tick, z)
+        if before is None and cusum.onset is not None:
+            cusum.onset = self._start.earlier(cusum.onset, self._scale.values())
+        return score, cusum.onset
 
     def _forget(self) -> None:
         self._cusum.reset()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class SortedWindow:
@@ -64,6 +65,25 @@ class SortedWindow:
         count = len(ordered)
         return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
+    def place(self, value: float) -> float:
+        """Where a further value would stand among them, in (0, 1); its equals count by half.
+
+        >>> SortedWindow([1.0, 2.0, 2.0]).place(2.0)
+        0.625
+        """
+        ordered = self._sorted
+        below = bisect_left(ordered, value)
+        return (below + bisect_right(ordered, value, below) + 1) / (2 * len(ordered) + 2)
+
     def values(self) -> list[float]:
         """The values in order of arrival."""
         return list(self._arrived)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of its state."""
+        return {"values": self.values()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        self._arrived = deque(state["values"])
+        self._sorted = sorted(self._arrived)

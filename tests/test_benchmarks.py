@@ -120,12 +120,13 @@ def test_detection_judges_monitors_policy_and_peers_on_all_that_there_is(
     table, result = detection
     assert result["benchmark"] == "detection"
     assert (result["seed"], result["seeds"], result["synthetic_steps"]) == (3, 1, 2000)
-    ramps = {"ramp 2.5 %", "ramp 5 %", "ramp 10 %", "shift 0.3"}
+    ramps = {"ramp 2.5 %", "ramp 5 %", "ramp 10 %", "ramp 2 sigma", "shift 0.3"}
     families = {"divergences_algoperf", "tiny x", "synthetic", *ramps}
     assert result["samples"].keys() == families
     assert {"baseline policy, acts", "sustained_rise loss", "ADWIN, raw", "ZClip"} <= result["watches"].keys()
     for name, watch in result["watches"].items():
         assert watch["families"].keys() == families
+        assert (watch["lateness"] is None) == (watch["peer"] or name.startswith("baseline policy"))
         assert watch["us"] is None or watch["us"] > 0
         assert name in table
 
@@ -233,3 +234,18 @@ def test_changes_tell_what_is_meant_from_what_is_wrong(tmp_path: Path) -> None:
     assert (row["fault"], row["runs"], row["aware"]["alarms"]) == (True, 1, [])
     assert row["aware"]["delay"]["found"] == row["unaware"]["delay"]["found"] == 1
     assert "another mix, then bad rows" in table
+
+
+def test_average_run_length_compares_budgets_and_peers_on_every_noise() -> None:
+    short = ("--budgets", "200", "--runs", "2", "--seed", "3", "--workers", "1")
+    result = json.loads(run("average_run_length.py", *short, "--json"))
+    assert (result["benchmark"], result["seed"], result["runs"]) == ("average_run_length", 3, 2)
+    assert len(result["rows"]) >= 16
+    for row in result["rows"]:
+        assert row["budget"] == 200
+        assert row["watches"].keys() == {"e_detector", "unwhitened", "sustained_rise", "adwin", "ADWIN, raw"}
+        for told in row["watches"].values():
+            assert 0 <= told["alarms"] <= 2
+            assert told["ratio"] > 0
+            assert (told["error"] is None) == (told["alarms"] == 0)
+    assert "e_detector" in run("average_run_length.py", *short)

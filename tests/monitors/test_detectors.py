@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from midcourse.monitors.baseline import Baseline
 from midcourse.monitors.conformance import NOISE, feed, healthy
@@ -17,6 +19,7 @@ from midcourse.monitors.divergence import Divergence
 from midcourse.monitors.frozen import Frozen
 from midcourse.monitors.guard import Guard
 from midcourse.monitors.jump import Jump
+from midcourse.monitors.onset import on_ramp
 from midcourse.monitors.registry import MONITORS, make_monitor
 from midcourse.monitors.shift import Shift
 from midcourse.monitors.spike import Spike
@@ -89,7 +92,9 @@ def test_a_rise_in_a_young_run_is_found_though_the_loss_has_just_fallen_fast() -
         assert found[0] - at <= 12, at
 
 
-@pytest.mark.parametrize("kind", ["sustained_rise", "divergence", "adwin", "page_hinkley", "too_good"])
+@pytest.mark.parametrize(
+    "kind", ["sustained_rise", "divergence", "e_detector", "adwin", "page_hinkley", "too_good"]
+)
 @pytest.mark.parametrize("fall", [0.5, 30.0])
 def test_the_end_of_a_fall_is_no_rise(kind: str, fall: float) -> None:
     noise = np.random.default_rng(0).normal(0, NOISE, 3000)
@@ -150,6 +155,42 @@ def test_an_onset_is_the_tick_of_a_measurement_also_where_many_are_missing() -> 
     assert onset == pytest.approx(3000, abs=15)
     assert onset is not None
     assert onset % 3 == 0
+
+
+def test_a_slow_ramp_is_dated_far_back_and_a_step_no_worse() -> None:
+    late: dict[tuple[float, int], list[int]] = {(2.0, 400): [], (3.0, 1): []}
+    for (noises, ramp), seen in late.items():
+        for seed in range(12):
+            shares = [min(1.0, max(0, tick - 1500 + 1) / ramp) for tick in range(2100)]
+            losses = [
+                loss + noises * NOISE * share for loss, share in zip(healthy(2100, seed), shares, strict=True)
+            ]
+            alarm = next(reading for reading in feed(SustainedRise("loss"), losses) if reading.bad)
+            seen.append((alarm.onset or 0) - 1500)
+    assert abs(np.median(late[2.0, 400])) <= 90  # the sum alone: 132
+    assert abs(np.median(late[3.0, 1])) <= 5
+    assert max(late[3.0, 1]) <= 2
+
+
+@given(st.lists(st.floats(-4, 4), max_size=60), st.floats(-100, 100), st.floats(0.1, 100))
+def test_a_ramp_is_where_least_squares_put_it_in_any_unit(
+    values: list[float], level: float, unit: float
+) -> None:
+    found = on_ramp(values, len(values))
+    count = len(values)
+    assert 0 <= found <= max(0, count - 16)
+
+    def gain(length: int) -> float:
+        heights = np.maximum(0, np.arange(count) - (count - length) + 1.0)
+        centred = heights - heights.mean()
+        product = float(centred @ np.array(values))
+        return product * max(0.0, product) / float(centred @ centred)
+
+    best = max((gain(length) for length in range(1, count - 15)), default=0.0)
+    assert (gain(found) if found else 0.0) == pytest.approx(best, abs=1e-6)
+    assert on_ramp([0.0] * 30 + [unit * (1 + n) for n in range(9)], 20) == 9
+    assert on_ramp([level + unit * (n >= 30) * (n - 29) for n in range(39)], 20) == 9
+    assert on_ramp(values, 3) <= 3
 
 
 def test_a_shift_is_found_on_either_side_and_its_onset_is_that_of_its_own_side() -> None:
@@ -223,6 +264,7 @@ def test_updates_of_exactly_zero_are_frozen_if_more_than_one_follows_another() -
         ("too_good", {"clip": 30}, "clip"),
         ("shift", {"slack": 7}, "clip"),
         ("jump", {"threshold": 3}, "threshold"),
+        ("e_detector", {"average_run_length": 10}, "average_run_length"),
         ("frozen", {"zeros": 0}, "zeros"),
         ("frozen", {"zeros_at_start": nan}, "zeros_at_start"),
         ("adwin", {"delta": 1}, "delta"),
@@ -254,18 +296,19 @@ def test_river_is_loaded_only_by_the_monitors_that_use_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "sign"),
     [
-        *(("sustained_rise", 1), ("adwin", 1), ("page_hinkley", 1), ("stalled", 1)),
+        *(("sustained_rise", 1), ("e_detector", 1), ("adwin", 1), ("page_hinkley", 1), ("stalled", 1)),
         *(("shift", 1), ("shift", -1), ("too_good", -1)),
     ],
 )
 def test_an_onset_is_seldom_later_than_the_declared_lateness(kind: str, sign: int) -> None:
     steps = [(1.5, 1), (3.0, 1), (6.0, 1), (15.0, 1)]
-    shapes = [*steps, (4.0, 50), (4.0, 100), (8.0, 100), (16.0, 100), (4.0, 200)]
+    slow = [(2.0, 50), (2.0, 100), (2.0, 400), (4.0, 200), (8.0, 400)]
+    shapes = [*steps, *slow, (4.0, 50), (8.0, 100), (16.0, 100)]
     late = []
     for seed in range(20):
         for noises, ramp in shapes:
             detector, at = monitor(kind), 1500 + 11 * seed
-            losses = healthy(at + 600, seed)
+            losses = healthy(at + 900, seed)
             losses = [
                 loss + sign * noises * NOISE * min(1.0, max(0, tick - at + 1) / ramp)
                 for tick, loss in enumerate(losses)

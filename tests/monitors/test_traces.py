@@ -42,7 +42,7 @@ def tiny(name: str) -> tuple[dict[str, Any], int]:
         return {key: arrays[key] for key in arrays.files if key != "meta"}, fault["at"] if fault else 0
 
 
-@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "too_good"])
+@pytest.mark.parametrize("kind", [*FAST_STACK, "e_detector", "stalled", "adwin", "too_good"])
 def test_no_false_alarm_on_healthy_gpts(kind: str) -> None:
     assert [fact["id"] for fact, loss in runs("healthy_nanogpt") if alarms(kind, loss)] == []
 
@@ -51,7 +51,7 @@ def test_page_hinkley_has_one_false_alarm_on_healthy_gpts_at_most() -> None:
     assert sum(len(alarms("page_hinkley", loss)) for _, loss in runs("healthy_nanogpt")) <= 1
 
 
-@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "page_hinkley", "too_good"])
+@pytest.mark.parametrize("kind", [*FAST_STACK, "e_detector", "stalled", "adwin", "page_hinkley", "too_good"])
 def test_few_false_alarms_on_healthy_runs_of_all_kinds(kind: str) -> None:
     assert sum(len(alarms(kind, loss)) for _, loss in runs("healthy_algoperf")) <= 2
 
@@ -88,7 +88,7 @@ def test_a_fault_in_a_small_transformer_is_found_at_once(fault: str, signal: str
     found = alarms("sustained_rise", signals[signal], "loss/source=2" if signal == "loss_g2" else signal)
     assert at <= found[0].tick <= at + delay
     assert found[0].onset is not None
-    assert at - 10 <= found[0].onset <= at + 2
+    assert at - 15 <= found[0].onset <= at + 2
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_nothing_jumps_or_freezes_in_a_healthy_small_transformer(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["healthy_cos_s0", "healthy_const_s2"])
-@pytest.mark.parametrize("kind", [*FAST_STACK, "stalled", "adwin", "page_hinkley", "too_good"])
+@pytest.mark.parametrize("kind", [*FAST_STACK, "e_detector", "stalled", "adwin", "page_hinkley", "too_good"])
 def test_a_healthy_small_transformer_is_left_alone_from_its_first_step(name: str, kind: str) -> None:
     signals, _ = tiny(name)
     for key in ("loss", "loss_g0", "loss_g1", "loss_g2"):
