@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
+from ...policies.policy import parse_policy
 from ...policies.types import Decision, Disposition, Outcome, Status, Verdict
 from ..journal.reader import JournalReader
 from ..journal.tables import Transition
@@ -41,7 +42,7 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What became of one fault: the first alarm and the first correction from its first tick on.
+    """What became of one fault: from its first tick on, the first alarm that a rule reads, and correction.
 
     ``tick`` is None if the fault never came, because the run was stopped before.
     """
@@ -111,8 +112,15 @@ def compare(
 def _told_by_journal(run_dir: Path, plan: Plan, run: Run) -> tuple[tuple[Detection, ...], tuple[Act, ...]]:
     assert plan.faults is not None
     with JournalReader(run_dir) as journal:
-        attempt = journal.attempts()[-1].number
-        alarms = [change for change in journal.transitions(attempt) if change.reading.bad]
+        life = journal.attempts()[-1]
+        attempt = life.number
+        rules = parse_policy(life.policy_text).rules
+        acted_on = {name for rule in rules for name in rule.when.monitors}  # the others are for the record
+        alarms = [
+            change
+            for change in journal.transitions(attempt)
+            if change.reading.bad and change.monitor in acted_on
+        ]
         verdicts = {verdict.decision_id: verdict for verdict in journal.verdicts(attempt)}
         outcomes = {outcome.decision_id: outcome for outcome in journal.outcomes(attempt)}
         decisions = [d for d in journal.decisions(attempt) if d.disposition is Disposition.ACT]
