@@ -9,7 +9,7 @@ from typing import Any, Final
 from .base import ScaledMonitor
 from .changes import Change, ChangeWatch
 from .plan import Plan, Planned
-from .registry import make_monitor
+from .registry import MONITORS, make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading, Sample
 
 Readings = dict[str, dict[str, Reading]]
@@ -206,7 +206,8 @@ class MonitorBank:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state: later readings are the same as the source's.
 
-        What it lacks starts anew, and so does a monitor that was written otherwise in the source's policy.
+        What it lacks starts anew, and so does a monitor that was written otherwise in the source's policy, or
+        kept another state in an earlier version.
         The plan of the run stays, if it is known here already.
         """
         if self.planned is None and state.get("plan") is not None:
@@ -313,8 +314,8 @@ class MonitorBank:
 
 
 def _written(spec: MonitorSpec) -> str:
-    """A monitor as its policy writes it, to tell whether it is the same one."""
-    return f"{spec.type} {sorted(spec.params.items())}"
+    """A monitor as its policy writes it and its class keeps its state, to tell whether it is the same one."""
+    return f"{spec.type} {sorted(spec.params.items())} {getattr(MONITORS[spec.type], '_state', ())}"
 
 
 def _share_scale(watch: _Watch, others: Iterable[_Watch]) -> None:

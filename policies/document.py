@@ -61,8 +61,13 @@ class PolicyError(ValueError):
     """A policy that cannot be used; ``problems`` are all of its mistakes, in the order of their places."""
 
     def __init__(self, source: str, faults: Iterable[Fault]) -> None:
-        self.problems = tuple(Problem(source, *fault) for fault in sorted(set(faults)))
+        self._made_of = (source, tuple(faults))
+        self.problems = tuple(Problem(source, *fault) for fault in sorted(set(self._made_of[1])))
         super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[type[PolicyError], tuple[str, tuple[Fault, ...]]]:
+        """It is to reach the process that asked for the policy, where that is another."""
+        return type(self), self._made_of
 
 
 Scalar = None | bool | int | float | str

@@ -155,6 +155,19 @@ def test_loading_drops_instances_that_the_state_lacks_and_makes_those_that_it_ha
     assert bank.readings["source"]["b"].tick == 1
 
 
+def test_a_state_of_another_version_starts_anew_instead_of_failing() -> None:
+    bank = MonitorBank([RISE])
+    for tick in range(100):
+        bank.update(Sample(tick, tick, 0, {"loss": 2.0 + 0.01 * (tick % 7)}))
+    state = json.loads(json.dumps(bank.state_dict()))
+    name = RISE.name
+    del state["monitors"][name][""]["state"]["gap"]
+    state["written"][name] = f"{RISE.type} {sorted(RISE.params.items())}"  # as it was told before
+    bank.load_state_dict(state)
+    assert bank.readings[name][""].health is Health.WARMUP
+    assert not bank.take_errors()
+
+
 def test_a_monitor_new_in_the_policy_starts_anew_and_one_gone_is_forgotten() -> None:
     state = MonitorBank([GUARD, SOURCE]).state_dict()
     bank = MonitorBank([GUARD, RISE])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from midcourse.policies.document import (
     read_document,
     read_text,
 )
+from midcourse.policies.policy import parse_policy
 
 
 def read(text: str) -> tuple[Node | None, list[Fault]]:
@@ -156,3 +158,11 @@ def test_no_text_ends_in_anything_but_a_tree_or_a_fault(text: str) -> None:
     node, faults = read(text)
     assert (node is not None) or faults
     assert all(fault.place.line >= 1 and fault.place.column >= 1 for fault in faults)
+
+
+def test_an_error_reaches_another_process_whole() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy("version: 2\nrules: 3\n", "far.yaml")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert again.problems == caught.value.problems
