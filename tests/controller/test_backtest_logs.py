@@ -380,7 +380,7 @@ def test_the_report_for_people_tells_what_fired_when_and_why(tmp_path: Path) -> 
         "loss/source=* was never measured: monitors source, broken saw nothing of it; rule bad-source cannot",
         "off-course@100",
         "rollback(to=before_onset, data=skip)",
-        "blowup.bad or rise.bad; blowup alarm",
+        "blowup.bad or (rise.bad and vote.bad); blowup alarm",
         "step 1000",
         "there off-course would have done rollback(to=before_onset, data=skip), and the run did not",
         "no rule fired",
