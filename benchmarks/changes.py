@@ -112,6 +112,10 @@ def _wrong_restart(step: int) -> float:
     return _restarts(step) * (10 if step >= 930 else 1)
 
 
+def _wrong_rate(step: int) -> float:
+    return 10.0 if step >= 945 else 1.0
+
+
 HEALTHY = (
     Scenario("warm restarts", 1500, 300, _restarts),
     Scenario("warm restart, warmed up", 1300, 800, _rewarmed),
@@ -125,6 +129,7 @@ FAULTY = (
     Scenario("restart, then bad rows", 1000, 300, _restarts, fault=915, noise=0.25),
     Scenario("restart, then rate x 10", 1000, 300, _wrong_restart, fault=930),
     Scenario("rate x 0.5, then bad rows", 800, 700, _halved, fault=715, noise=0.25),
+    Scenario("source comes back, rate x 10", 1000, 700, _wrong_rate, _quarantine, fault=945),
     Scenario("another mix, then bad rows", 800, 700, shares=_stages, fault=715, noise=0.25),
 )
 SCENARIOS = {scenario.name: scenario for scenario in (*HEALTHY, *FAULTY)}

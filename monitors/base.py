@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import nan
 from typing import Any, ClassVar
 
-from .changes import Change, Effect, Kind, Way
+from .changes import Change, Effect, Way
 from .scale import RobustScale
 from .types import Health, ParameterError, Reading, Sample
 
@@ -45,7 +45,7 @@ class BaseMonitor:
     they tell in ``extra``, and declare how well they work as ``conformance.Declared`` says. ``lateness`` was
     measured on steps of 1.5 to 15 noises and on ramps of 2 to 16 noises in 50 to 400 measurements.
 
-    ``looks`` is the way of the changes that it alarms on; one that was meant to go that way is no evidence.
+    ``looks`` is the way of the changes that it alarms on; one that was meant to go that way is doubted.
     ``cadence`` are the ticks between two measurements: the smaller of the last two gaps, so that one gap is
     none. A signal that is measured seldom is STALE only after as many ticks as three measurements take.
     """
@@ -153,9 +153,7 @@ class SignalMonitor(BaseMonitor, ABC):
             self._expect(effect)
 
     def _expect(self, effect: Effect) -> None:
-        """Its own signal is about to change: drop the evidence that this could explain."""
-        if effect.kind is not Kind.SCALES and effect.way.meets(self.looks):
-            self._forget()
+        """Its own signal is about to change. What was seen before stays evidence: it has other reasons."""
 
     @abstractmethod
     def _take(self, tick: int, value: float) -> Reading:
@@ -202,7 +200,6 @@ class ScaledMonitor(SignalMonitor):
         return True
 
     def _expect(self, effect: Effect) -> None:
-        super()._expect(effect)
         if effect.doubt and effect.way.meets(self.looks):
             self._doubt, self._doubtful = _DOUBT, effect.doubt
         self._scale.expect(effect)

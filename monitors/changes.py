@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any
 
 from .types import Sample
@@ -50,7 +51,7 @@ class Way(Enum):
 class Kind(Enum):
     """What a change does to a signal.
 
-    MOVES: it goes to another level at once, and nobody knows to which. SCALES: it is multiplied by a known
+    MOVES: it goes to another level at once, which nobody knows. SCALES: it is multiplied by a known
     factor. TURNS: it takes another course from where it is.
     """
 
@@ -64,7 +65,8 @@ class Effect:
     """What a change that was meant, with the sample of ``tick``, does to one signal.
 
     What it could explain must at first be ``1 + doubt`` times as far off as usual to count, ever less then:
-    an intended rise has a few noises, what breaks has dozens.
+    an intended rise has a few noises, what breaks has dozens. A move goes no further than ``room``, a share
+    of the level.
     """
 
     tick: int
@@ -72,6 +74,7 @@ class Effect:
     way: Way = Way.EITHER
     factor: float = 1.0
     doubt: float = 0.0
+    room: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,14 @@ class Change:
     """What was meant to change with the sample of ``tick``.
 
     ``rate`` is the factor by which the learning rate changed since it was last told, None if it did not;
-    ``slow`` says that it did so as schedules do, ``sudden`` that it jumped. ``mix`` says that data comes from
-    other sources. ``names`` are the signals that were announced, those below them too.
+    ``slow`` says that it did so as schedules do, ``sudden`` that it jumped. ``mix`` is the share of the data
+    that comes from other sources than before. ``names`` are the signals that were announced, those below them
+    too.
     """
 
     tick: int
     rate: float | None = None
-    mix: bool = False
+    mix: float = 0.0
     names: frozenset[str] = frozenset()
     everything: bool = False
     sudden: bool = False
@@ -99,8 +103,13 @@ class Change:
         """
         family, _, instance = signal.partition("/")
         announced = self.everything or not self.names.isdisjoint((signal, family))
-        if announced or (self.mix and family in _DRIVEN_BY_MIX and not instance):
+        if announced:
             return Effect(self.tick, Kind.MOVES, doubt=_doubt(family))
+        if self.mix and family in _DRIVEN_BY_MIX and not instance:
+            # Other data in a share of the batch moves the mean loss by that share of how far the sources'
+            # losses lie apart; by more than the level itself they seldom do.
+            room = self.mix if family == "loss" else inf
+            return Effect(self.tick, Kind.MOVES, doubt=self.mix * _doubt(family), room=room)
         if self.rate is None or family == "lr":
             return None
         doubt = _doubt(family) if self.sudden else 0.0
@@ -157,7 +166,7 @@ class ChangeWatch:
         names = frozenset(n.removeprefix(f"{MARK}/") for n in sample.signals if n.startswith(f"{MARK}/"))
         shares = {n: value for n, value in sample.signals.items() if n.startswith(MIX_PREFIX)}
         everything = announced and not names and not shares
-        mix = announced and self._moved(shares)
+        mix = self._moved(shares) if announced else 0.0
         factor = self._changed(sample.tick, rate, permitted=everything or "lr" in names)
         if factor is None and not mix and not names and not everything:
             return None
@@ -166,7 +175,7 @@ class ChangeWatch:
 
     def _changed(self, tick: int, rate: float, *, permitted: bool) -> float | None:
         """By which factor the rate changed, if fast, and as the run has known it before."""
-        if not 0 < rate < float("inf"):  # none, or not measured: nothing to compare
+        if not 0 < rate < inf:  # none, or not measured: nothing to compare
             return None
         anchor, known = self._anchor, rate <= _HIGHER * self._highest
         self._highest = max(self._highest, rate)
@@ -177,15 +186,15 @@ class ChangeWatch:
             return None
         return rate / anchor
 
-    def _moved(self, shares: Mapping[str, float]) -> bool:
-        """Whether much of the data comes from other sources than before; the first shares tell nothing."""
+    def _moved(self, shares: Mapping[str, float]) -> float:
+        """Share of the data that comes from other sources than before, if much; the first tell nothing."""
         before = self._shares
         names = {*shares, *before}
         apart = sum(abs(shares.get(name, 0.0) - before.get(name, 0.0)) for name in names) / 2
         if not shares or (before and apart < _MIX_MOVES):
-            return False
+            return 0.0
         self._shares = dict(shares)
-        return bool(before)
+        return apart if before else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """All of its state."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import exp, inf, log, nan
 from statistics import median
 from typing import Any, ClassVar
@@ -55,7 +56,7 @@ class RobustScale:
     """
 
     __slots__ = (
-        *("_count", "_expected", "_log", "_settling", "_values", "_window"),
+        *("_count", "_expected", "_log", "_room", "_settling", "_values", "_window"),
         *("level", "noise", "tick", "warm_up", "z"),
     )
     _differs: ClassVar = False  # whether there is a second estimate of the noise
@@ -69,6 +70,7 @@ class RobustScale:
         self._count = 0  # of all values so far, up to where more make no difference
         self._window = window
         self._settling: list[float] | None = None  # values since a move, until they are enough
+        self._room = inf  # how far they may have moved, as a share of the level
         self._expected: int | None = None  # tick of the last change that was meant
         self.warm_up = warm_up
         self._log = log
@@ -132,6 +134,7 @@ class RobustScale:
             if effect.kind is Kind.MOVES:
                 self._begin_anew()
         elif effect.kind is Kind.MOVES:
+            self._room = effect.room if self._settling is None else self._room + effect.room
             self._settling = []
         else:
             self._count = min(self._count, 2 * self.warm_up)
@@ -147,14 +150,16 @@ class RobustScale:
     def _settle(self, value: float, new: list[float]) -> float:
         """Score a value after a move against those that came since; once they are enough, begin with them."""
         middle, sigma = self._now()
-        center = median(new) if new else value
-        spread = 1.4826 * median(abs(each - center) for each in new) if len(new) >= _FEW else 0.0
+        center = self._moved(middle, new or [value])
+        # From one to the next, so that what breaks in the midst of them is not taken for their noise.
+        apart = [abs(a - b) for a, b in pairwise(new)]
+        spread = median(apart) / _DIFFERENCE if len(apart) >= _FEW else 0.0
         stretch = max(1.0, spread / sigma)
         sigma *= stretch
         z = (value - center) / sigma
         new.append(center + sigma * max(-CLIP, min(z, CLIP)))
         if len(new) == _SETTLES:
-            center = median(new)
+            center = self._moved(middle, new)
             self._transform(lambda old: center + (old - middle) * stretch, stretch)
             self._settling = None
             self._count = 2 * self.warm_up
@@ -165,6 +170,14 @@ class RobustScale:
             sigma *= center
         self.level, self.noise = center, sigma
         return z
+
+    def _moved(self, before: float, new: Sequence[float]) -> float:
+        """The level of values since a move, no further from that before than it could bring them."""
+        level = median(new)
+        if self._room == inf:
+            return level
+        room = self._room * abs(before)
+        return max(before - room, min(level, before + room))
 
     def _now(self) -> tuple[float, float]:
         """Level and noise by the values so far, as they are scored."""
@@ -197,13 +210,15 @@ class RobustScale:
         """The values that count, in order of arrival; level and noise come with the next one."""
         settling = None if self._settling is None else list(self._settling)
         state = {"count": self._count, "values": self._values.values()}
-        return {**state, "settling": settling, "expected": self._expected}
+        room = None if self._room == inf else self._room
+        return {**state, "settling": settling, "room": room, "expected": self._expected}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state of a scale with the same arguments."""
         self._count = state["count"]
         self._values = SortedWindow(state["values"])
         self._settling = None if state["settling"] is None else list(state["settling"])
+        self._room = inf if state["room"] is None else state["room"]
         self._expected = state["expected"]
         self.tick = None
 
