@@ -43,6 +43,19 @@ def test_an_act_on_the_mix_tells_the_shares_when_their_data_arrives_and_when_it_
     assert again == {MARK: 1.0, **{f"mix/{name}": pytest.approx(1 / 3) for name in "abc"}}
 
 
+def test_monitors_that_go_back_to_before_a_mix_are_told_of_it_again(tmp_path: Path) -> None:
+    """The weights outlive the rollback, and the monitors of its target have never heard of them."""
+    ladder = "reweight: {source: b, to: 0}]\n      - [rollback: {to: {steps: 15}, data: replay}"
+    train(tmp_path, pull_policy(ladder), triggers={20: 1.0, 30: 1.0}, epochs=4, mixture=True)
+    told = marked(tmp_path)
+    with JournalReader(tmp_path) as journal:
+        back = [outcome.details["rollback"]["target_tick"] for outcome in journal.outcomes()[1:]]
+    assert back
+    assert back[0] < 20
+    assert list(told) == [1, 21, 31]
+    assert told[31] == told[21] == {MARK: 1.0, "mix/a": 0.5, "mix/b": 0.0, "mix/c": 0.5}
+
+
 def test_acts_announce_what_they_change_on_purpose(tmp_path: Path) -> None:
     acts = "scale_lr: {factor: 2, hold: 5}, reset_moments: {}"
     train(tmp_path, pull_policy(acts), triggers={20: 1.0})
