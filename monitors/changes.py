@@ -152,7 +152,7 @@ class ChangeWatch:
         rate = signals.get("lr", 0.0)
         announced = MARK in signals
         anchor, last = self._anchor, self._last
-        self._last = rate
+        self._last = rate if rate < inf else 0.0  # nor NaN: it is state, which is JSON
         if not announced and anchor / _FAST <= rate <= anchor * _FAST:
             if sample.tick - self._since < _WITHIN:
                 return None
