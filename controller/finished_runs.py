@@ -12,6 +12,7 @@ from ..monitors.forecasting.history import MOST
 from ..monitors.plan import FinishedRun
 from ..monitors.registry import make_monitor
 from ..monitors.types import MonitorSpec
+from ..policies.names import matches
 from .journal.place import JournalError
 from .journal.reader import JournalReader
 
@@ -48,8 +49,8 @@ def _read(run: str, wanted: Sequence[tuple[str, str]]) -> Iterator[FinishedRun]:
         if journal.running:
             raise JournalError("it is still going on")
         known = journal.signals()
-        pairs = [(name, lr) for pattern, lr in wanted for name in known if _matches(name, pattern)]
-        missing = [pattern for pattern, _ in wanted if not any(_matches(name, pattern) for name in known)]
+        pairs = [(name, lr) for pattern, lr in wanted for name in known if matches(name, pattern)]
+        missing = [pattern for pattern, _ in wanted if not any(matches(name, pattern) for name in known)]
         missing += sorted({lr for _, lr in wanted} - set(known))
         if missing:
             raise JournalError(f"it has no signal {', '.join(missing)}")
@@ -64,13 +65,6 @@ def _read(run: str, wanted: Sequence[tuple[str, str]]) -> Iterator[FinishedRun]:
     values = {name: np.array(column)[kept] for name, column in zip(names, columns, strict=True)}
     for name, lr in pairs:
         yield _thinned(run, name, lr, length, steps[kept], values[name], values[lr])
-
-
-def _matches(name: str, pattern: str) -> bool:
-    before, star, after = pattern.partition("*")
-    if not star:
-        return name == pattern
-    return len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
 
 
 def _on_course(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
