@@ -36,6 +36,7 @@ from watches import Policy
 
 from midcourse.monitors.changes import MARK, MIX_PREFIX
 from midcourse.monitors.types import Sample
+from midcourse.policies.judging import Alarms
 
 WARM_UP = 50
 EVERY = 10  # steps between two measurements of the norms
@@ -161,7 +162,7 @@ class Watched:
 
     def __init__(self) -> None:
         self._policy = Policy()
-        self._bad: set[tuple[str, str]] = set()
+        self._begun = Alarms(self._policy.replay.bank)
         self.acts: list[int] = []
         self.alarms: list[tuple[int, str]] = []
 
@@ -169,11 +170,7 @@ class Watched:
         """One step."""
         if self._policy.update(Sample(step, step, 0, signals)):
             self.acts.append(step)
-        for name, instances in self._policy.replay.bank.readings.items():
-            for instance, reading in instances.items():
-                if reading.bad and (name, instance) not in self._bad and name != "spike":
-                    self.alarms.append((step, name))
-                (self._bad.add if reading.bad else self._bad.discard)((name, instance))
+        self.alarms += [(step, name) for name, _, _ in self._begun.begun() if name != "spike"]
 
 
 def watch(name: str, seed: int) -> dict[str, Any]:

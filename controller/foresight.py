@@ -50,9 +50,7 @@ class Foresight:
         self._steps_a_pass: int | None = None
         self._plan = Plan()
         self._paces: list[Pace] = []
-        self._changes: list[
-            list[tuple[int, int]]
-        ] = []  # of each scheduler: when it had been stepped how often
+        self._changes: list[list[tuple[int, int]]] = []  # of each scheduler: when it was stepped how often
         self._guesses = 0
         self._rates: Rates | None = None
         self._why = ""

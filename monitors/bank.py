@@ -19,9 +19,7 @@ MAX_INSTANCES: Final = 256
 """Instances that one star may make: beyond it new names are left unwatched, and one error says so."""
 
 _MAX_NAMES: Final = 4096  # names of signals remembered as looked at already
-_LOOK_EVERY: Final = (
-    64  # ticks after which monitors of signals that are not measured say whether they are stale
-)
+_LOOK_EVERY: Final = 64  # ticks after which monitors whose signal is not measured say whether they are stale
 _NUMBERS = ("value", "score", "threshold", "level", "noise")
 
 

@@ -182,8 +182,11 @@ class RobustScale:
     def _now(self) -> tuple[float, float]:
         """Level and noise by the values so far, as they are scored."""
         low, middle, high = self._values.quartiles()
-        floor = FLOOR if self._log else FLOOR * abs(middle)
-        return middle, max((high - low) / IQR, floor, LEAST)
+        return middle, max((high - low) / IQR, self._floor(middle))
+
+    def _floor(self, level: float) -> float:
+        """The least noise at a level; ``take`` has it written out."""
+        return max(FLOOR if self._log else FLOOR * abs(level), LEAST)
 
     def _take_in(self, value: float) -> None:
         """Add a value that needs no score."""
@@ -252,8 +255,7 @@ class DifferencedScale(RobustScale):
     def _now(self) -> tuple[float, float]:
         middle, sigma = super()._now()
         if len(self._differences) >= self.warm_up - 1:
-            floor = FLOOR if self._log else FLOOR * abs(middle)
-            sigma = max(min(sigma, self._differences.median() / _DIFFERENCE), floor, LEAST)
+            sigma = max(min(sigma, self._differences.median() / _DIFFERENCE), self._floor(middle))
         return middle, sigma
 
     def _take_in(self, value: float) -> None:

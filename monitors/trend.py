@@ -80,8 +80,7 @@ class TrendScale(RobustScale):
     def _now(self) -> tuple[float, float]:
         middle = self._values.median()
         low, _, high = self._missed_by.quartiles()
-        floor = FLOOR if self._log else FLOOR * abs(middle)
-        return middle, max(max(-low, high) * 2 / IQR, floor, LEAST)
+        return middle, max(max(-low, high) * 2 / IQR, self._floor(middle))
 
     def _take_in(self, value: float) -> None:
         half = self.warm_up // 2

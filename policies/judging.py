@@ -96,17 +96,3 @@ def _mean_at(count: int, probability: float) -> float:
 def _at_most(count: int, mean: float) -> float:
     """The probability of at most so many events of a Poisson distribution."""
     return sum(exp(k * log(mean) - mean - lgamma(k + 1)) for k in range(count + 1))
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that a share of the others lie below, linear between two of them; not for none.
-
-    >>> quantile([4, 1, 3, 2], 0.5), quantile([7], 0.9)
-    (2.5, 7)
-    """
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    at = int(place)
-    if at == len(ordered) - 1:
-        return ordered[at]
-    return ordered[at] + (place - at) * (ordered[at + 1] - ordered[at])

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-from ...policies.judging import changes_the_run, match, poisson_interval, quantile
+import numpy as np
+
+from ...policies.judging import changes_the_run, match, poisson_interval
 from ...policies.model import Policy
 from ...policies.types import Disposition
 from .backtest import Backtest
@@ -67,7 +69,7 @@ class Score:
             "found": len(self.delays),
             "missed": self.runs - len(self.delays),
             "delay_median": median(self.delays) if self.delays else None,
-            "delay_p90": round(quantile(self.delays, 0.9), 1) if self.delays else None,
+            "delay_p90": round(float(np.quantile(self.delays, 0.9)), 1) if self.delays else None,
             "onset_bias": median(self.biases) if self.biases else None,
             "false_alarms": self.false_alarms,
             "healthy_samples": self.samples,

@@ -35,6 +35,26 @@ rules:
 """
 
 
+RESUMABLE = """
+version: 1
+signals: [trigger]
+snapshots: {keep: 6, reach: 160, every: 5}
+checkpoints: {every: 5, keep: 100}  # of which the ring in memory holds some
+monitors:
+  rise: {type: sustained_rise, signal: loss}
+rules:
+  - name: back
+    when: trigger.value > 0.5
+    budget: {acts: 3, per: 1000}
+    cooldown: 2
+    ladder:
+      - [rollback: {to: {steps: 12}, data: replay}, scale_lr: {factor: 0.5, hold: 10, ramp: 10}]
+      - [rollback: {to: {steps: 12}, data: replay}]
+    verify: {within: 6, expect: trigger.value < 0.5}
+"""
+"""A policy with all that a process must find again: two rungs on trial, a layer, checkpoints."""
+
+
 def pull_policy(actions: str) -> str:
     """A policy that does these when the loop logs ``trigger``."""
     return PULL.format(actions=actions)

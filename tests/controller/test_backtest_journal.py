@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from journal_words import decision, sample, started
-from small_loop import Died, train
+from small_loop import RESUMABLE, Died, train
 from test_journal_replay import POLICY
 
 from midcourse.controller.cli import main
@@ -158,35 +158,16 @@ def test_a_journal_that_was_tampered_with_names_the_first_decision_that_differs(
     assert course.comparison.journalled == decision(3)
 
 
-RESUMED = """
-version: 1
-signals: [trigger]
-snapshots: {keep: 6, reach: 160, every: 5}
-checkpoints: {every: 5, keep: 100}
-monitors:
-  rise: {type: sustained_rise, signal: loss}
-rules:
-  - name: back
-    when: trigger.value > 0.5
-    budget: {acts: 3, per: 1000}
-    cooldown: 2
-    ladder:
-      - [rollback: {to: {steps: 12}, data: replay}, scale_lr: {factor: 0.5, hold: 10, ramp: 10}]
-      - [rollback: {to: {steps: 12}, data: replay}]
-    verify: {within: 6, expect: trigger.value < 0.5}
-"""
-
-
 def interrupted(folder: Path, **loop: Any) -> None:
     with pytest.raises(Died):
-        train(folder, RESUMED, resume="auto", **loop)
+        train(folder, RESUMABLE, resume="auto", **loop)
     loop.pop("die_at")
-    train(folder, RESUMED, resume="auto", **loop)
+    train(folder, RESUMABLE, resume="auto", **loop)
 
 
 def test_a_resumed_run_is_followed_from_where_it_went_on(tmp_path: Path) -> None:
     interrupted(tmp_path, die_at=28, triggers={17: 1.0, 40: 1.0}, epochs=4)
-    first, second = tried(RESUMED, tmp_path).courses
+    first, second = tried(RESUMABLE, tmp_path).courses
     assert second.resumed is not None
     assert second.resumed < first.ticks[-1]
     for course in (first, second):
@@ -199,11 +180,11 @@ def test_a_resumed_run_is_followed_from_where_it_went_on(tmp_path: Path) -> None
 def test_what_a_new_process_goes_on_from_decides_whether_it_is_evidence(tmp_path: Path, lost: bool) -> None:
     """A policy that would not have rolled back at tick 23: with that tick lost, the two are one again."""
     with pytest.raises(Died):
-        train(tmp_path, RESUMED, resume="auto", triggers={23: 1.0}, epochs=2, die_at=24)
+        train(tmp_path, RESUMABLE, resume="auto", triggers={23: 1.0}, epochs=2, die_at=24)
     if lost:
         shutil.rmtree(tmp_path / "checkpoints" / "tick-00000023")
-    train(tmp_path, RESUMED, resume="auto", triggers={30: 1.0}, epochs=2)
-    stricter = RESUMED.replace("when: trigger.value > 0.5", "when: trigger.value > 2")
+    train(tmp_path, RESUMABLE, resume="auto", triggers={30: 1.0}, epochs=2)
+    stricter = RESUMABLE.replace("when: trigger.value > 0.5", "when: trigger.value > 2")
     first, second = tried(stricter, tmp_path).courses
     assert first.difference is not None
     assert first.difference.tick == 23

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from small_loop import Died, Trace, network, train
+from small_loop import RESUMABLE, Died, Trace, network, train
 
 from midcourse import Controller
 from midcourse.controller.journal.reader import JournalReader
@@ -20,23 +20,7 @@ from midcourse.controller.journal.tell import stories
 
 torch.set_num_threads(1)
 
-POLICY = """
-version: 1
-signals: [trigger]
-snapshots: {keep: 6, reach: 160, every: 5}
-checkpoints: {every: 5, keep: 100}  # of which the ring in memory holds some
-monitors:
-  rise: {type: sustained_rise, signal: loss}
-rules:
-  - name: back
-    when: trigger.value > 0.5
-    budget: {acts: 3, per: 1000}
-    cooldown: 2
-    ladder:
-      - [rollback: {to: {steps: 12}, data: replay}, scale_lr: {factor: 0.5, hold: 10, ramp: 10}]
-      - [rollback: {to: {steps: 12}, data: replay}]
-    verify: {within: 6, expect: trigger.value < 0.5}
-"""
+POLICY = RESUMABLE
 
 SCHEDULES: dict[str, Any] = {
     "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.97**s),

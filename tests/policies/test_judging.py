@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from math import exp, factorial
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from midcourse.monitors.bank import MonitorBank
 from midcourse.monitors.types import MonitorSpec, Sample
-from midcourse.policies.judging import Alarms, Match, match, poisson_interval, quantile
+from midcourse.policies.judging import Alarms, Match, match, poisson_interval
 
 
 @pytest.mark.parametrize(
@@ -47,11 +46,6 @@ def test_the_interval_leaves_what_it_says_on_either_side(count: int, confidence:
 
     assert at_most(count, high) == pytest.approx(tail)
     assert low == 0 if count == 0 else 1 - at_most(count - 1, low) == pytest.approx(tail)
-
-
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1), st.floats(0, 1))
-def test_a_quantile_is_numpy_s(values: list[float], share: float) -> None:
-    assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-5)
 
 
 def test_an_alarm_that_lasts_is_one_episode() -> None:
