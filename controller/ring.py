@@ -41,8 +41,8 @@ class Moment:
 class Snapshot:
     """One training state; ``good`` once the sample of its tick was judged and no rule was about to act.
 
-    ``pins`` are the names of those who still need it: the decision on trial, a writer that puts it on disk.
-    ``complete`` is when its copy is, where training went on beside it.
+    ``pins`` are the names of those who still need it: the decision that is verified, a writer that puts it on
+    disk. ``complete`` is when its copy is, where training went on beside it.
     """
 
     moment: Moment
@@ -102,7 +102,7 @@ class Ring:
         self._buffers = buffers or buffers_for(torch.device("cpu"), Store.HOST)
         self._short = False
         self._dropped: list[Snapshot] = []
-        self._trial: str | None = None
+        self._verified: str | None = None
         self._lock = threading.RLock()
         self._cadence = self._base
         self.last_tick = -1
@@ -268,12 +268,12 @@ class Ring:
     def pin(self, tick: int, decision: str) -> None:
         """Keep the snapshot of this tick until ``unpin(decision)``, or until another decision's is pinned.
 
-        One act is on trial at a time, and not every act gets a verdict: pins of decisions never add up.
+        One verdict is open at a time, and not every act gets one: pins of decisions never add up.
         """
         with self._lock:
-            if self._trial is not None:
-                self.unpin(self._trial)
-            self._trial = decision
+            if self._verified is not None:
+                self.unpin(self._verified)
+            self._verified = decision
             for snapshot in self._snapshots:
                 if snapshot.tick == tick:
                     snapshot.pins.add(decision)
@@ -330,7 +330,7 @@ class Ring:
         """Forget a snapshot; its buffer is free, or will be when nobody holds it any more."""
         with self._lock:
             self._snapshots.remove(snapshot)
-            snapshot.pins.discard(self._trial or "")
+            snapshot.pins.discard(self._verified or "")
             if snapshot.pins:
                 self._dropped.append(snapshot)
             else:

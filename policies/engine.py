@@ -3,13 +3,13 @@
 A pure state machine whose only time is the tick of the samples. One tick goes like this:
 
 1. ``judge_step``, before the optimizer's step: the rules that read nothing but the guard.
-2. ``tick``, after it: trials whose window closes are judged, then all other rules are evaluated.
+2. ``tick``, after it: acts whose window closes get their verdicts, then all other rules are evaluated.
 3. Of the rules that fire, the strongest rung acts: stop > rollback > skip > learning rate > data > record,
    then the first in the policy. The others stay firing, unpaid, and are recorded as suppressed, once.
 4. ``record`` takes the outcome, now or some ticks later. Until then nobody else acts.
 
 How one rule moves through its phases and up its ladder is told in ``phases``. What rules share is here: one
-act at a time, the policy's limits, overlapping trials, and the rollback that sends all of them back.
+act at a time, the policy's limits, acts that overlap, and the rollback that sends all of them back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .model import Mode, Policy, Rule
 from .phases import Machine, corrects
 from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Result, Status
 from .types import Turn as Turn
-from .verification import Trial, Trials
+from .verification import OpenVerdict, OpenVerdicts
 
 _PLAIN = ("",)
 
@@ -82,7 +82,7 @@ class Engine:
         self._before_step = [lane for lane in self._lanes.values() if lane.rule.before_step]
         self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
         self._limiter = Limiter(policy.limits) if policy.limits else None
-        self._trials = Trials()
+        self._open = OpenVerdicts()
         self._in_flight: Decision | None = None
         self._last_act = (-1, "")
         self._judged_tick = -1
@@ -93,8 +93,8 @@ class Engine:
         return self._in_flight
 
     def awaits_verdict(self, decision: Decision) -> bool:
-        """Whether the act is on trial."""
-        return self._trials.waits_for(decision.id)
+        """Whether its verdict is open."""
+        return self._open.waits_for(decision.id)
 
     @property
     def suspects(self) -> bool:
@@ -116,10 +116,10 @@ class Engine:
         return now.turn
 
     def tick(self, sample: Sample, readings: Readings) -> Turn:
-        """Judge the trials that are due, then evaluate the rules."""
+        """Give the verdicts that are due, then evaluate the rules."""
         now = _Now(sample, readings, Turn())
-        if self._trials:
-            self._judge_trials(now)
+        if self._open:
+            self._judge_due(now)
         if self._judged_tick < sample.tick:
             self._evaluate(self._before_step, now)
         self._evaluate(self._after_step, now)
@@ -206,23 +206,23 @@ class Engine:
 
     def _strength(self, machine: Machine, now: _Now) -> int:
         """The priority of the rung that it would take; who has none left comes last."""
-        rung, _ = machine.plan(now.sample.tick, machine.key in self._trials)
+        rung, _ = machine.plan(now.sample.tick, machine.key in self._open)
         return -1 if rung is None else machine.rule.ladder[rung].priority
 
     def _grant(self, machine: Machine, now: _Now) -> None:
         """Let a rule take its turn, unless another goes first."""
         rule, tick = machine.rule, now.sample.tick
-        rung, why = machine.plan(tick, machine.key in self._trials)
+        rung, why = machine.plan(tick, machine.key in self._open)
         shown = len(rule.ladder) - 1 if rung is None else rung
         if rung is not None and not self._observes(rule) and not self._rival(tick):
             self._keep_limits(rule.ladder[rung].actions, now)
         if rival := self._rival(tick):
             self._suppress(machine, shown, f"{rival} goes first", now)
             return
-        trial = self._trials.close(machine.key)
-        if trial is not None:
-            now.turn.verdicts.append(trial.returned(tick))
-        machine.take_turn(trial is not None)
+        act = self._open.close(machine.key)
+        if act is not None:
+            now.turn.verdicts.append(act.returned(tick))
+        machine.take_turn(act is not None)
         before = machine.phase
         if rung is None:
             machine.phase = Phase.EXHAUSTED
@@ -286,23 +286,23 @@ class Engine:
             return
         if self._limiter is not None:
             self._limiter.ledger.charge(decision.tick)
-        for trial in self._trials.close_where(lambda trial: True):
-            turn.verdicts.append(trial.overlapped(decision, outcome.tick))
-            self._machine(trial).waiting = False
+        for act in self._open.close_where(lambda verdict: True):
+            turn.verdicts.append(act.overlapped(decision, outcome.tick))
+            self._machine(act).waiting = False
         rolled_back = any(action.name == "rollback" for action in decision.actions)
         if machine.rule.verify is not None:
-            self._trials.open(Trial.of(decision, outcome, machine.rule.verify))
+            self._open.open(OpenVerdict.of(decision, outcome, machine.rule.verify))
             machine.waiting = not rolled_back
         if rolled_back:
             self._rewind(outcome.tick, turn)
 
-    def _judge_trials(self, now: _Now) -> None:
+    def _judge_due(self, now: _Now) -> None:
         tick = now.sample.tick
-        for trial in self._trials.close_where(lambda trial: trial.due <= tick):
-            machine = self._machine(trial)
+        for act in self._open.close_where(lambda verdict: verdict.due <= tick):
+            machine = self._machine(act)
             if machine.rule.verify is None:
                 continue
-            verdict = trial.judged(machine.rule.verify, now.readings, tick)
+            verdict = act.judged(machine.rule.verify, now.readings, tick)
             now.turn.verdicts.append(verdict)
             machine.waiting = False
             if verdict.result is Result.HELPED:
@@ -317,7 +317,7 @@ class Engine:
                 machine.rewind()
                 _note(machine, before, tick, turn)
 
-    def _machine(self, of: Decision | Trial) -> Machine:
+    def _machine(self, of: Decision | OpenVerdict) -> Machine:
         return self._lanes[of.rule].machine(of.instance)
 
     # State
@@ -330,7 +330,7 @@ class Engine:
             "last_act": list(self._last_act),
             "limits": self._limiter and self._limiter.ledger.state_dict(),
             "in_flight": self._in_flight and self._in_flight.to_json(),
-            "trials": self._trials.state_dict(),
+            "open_verdicts": self._open.state_dict(),
             "machines": [
                 machine.state_dict() for lane in self._lanes.values() for machine in lane.machines.values()
             ],
@@ -346,7 +346,7 @@ class Engine:
         flying = state["in_flight"]
         known = {*self._lanes, LIMITS}
         self._in_flight = Decision.from_json(flying) if flying and flying["rule"] in known else None
-        self._trials.load_state_dict([trial for trial in state["trials"] if trial["rule"] in known])
+        self._open.load_state_dict([act for act in state["open_verdicts"] if act["rule"] in known])
         for lane in self._lanes.values():
             lane.machines.clear()
         for machine in state["machines"]:

@@ -1,4 +1,4 @@
-"""What the names of an expression refer to: readings, facts of a trial, instances of a group."""
+"""What the names of an expression refer to: readings, facts of a verification, instances of a group."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Scope:
     """The names that an expression may use.
 
     ``monitors`` says of each whether it has instances (its signal has a star), ``extra`` which numbers it
-    tells that others do not. ``foreach`` is the monitor behind ``this``. ``on_trial`` allows ``before.*`` and
+    tells that others do not. ``foreach`` is the monitor behind ``this``. ``verifies`` allows ``before.*`` and
     ``target.*``: only a verification has them.
     """
 
     monitors: Mapping[str, bool] = field(default_factory=dict)
     signals: Signals = field(default_factory=Signals)
     foreach: str | None = None
-    on_trial: bool = False
+    verifies: bool = False
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -136,7 +136,7 @@ class References:
                 rest = ast.Call(ast.Name(name), node.args, node.keywords)
             case _:
                 return "", self.subject(node)
-        if not self._scope.on_trial:
+        if not self._scope.verifies:
             raise Mistake(node, f"'{place}' is known only in verify.expect")
         self.places.add(place)
         return place, self.subject(ast.copy_location(rest, node))

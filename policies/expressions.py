@@ -64,7 +64,7 @@ class Expression:
         Args:
             readings: the current readings; a name that is missing counts as not measured.
             instance: what ``this`` stands for in a ``foreach`` rule.
-            before: the facts of the decision on trial, for ``before.*``.
+            before: the facts of the decision that is verified, for ``before.*``.
             target: the facts at the rollback's target, for ``target.*``.
         """
         try:

@@ -91,7 +91,7 @@ DEFAULT_BUDGET = Budget(acts=3, per=5000, max=10)
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """The trial of an act: ``expect`` is judged ``within`` ticks after it was applied."""
+    """How an act is verified: ``expect`` is judged ``within`` ticks after it was applied."""
 
     within: int
     expect: Expression

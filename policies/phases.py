@@ -41,8 +41,8 @@ A *last resort* is the last rung of several if it stops the run, or only records
 then EXHAUSTED. All other acts of a rule, of whichever rung, are charged to its budget. Beyond
 the last rung, or beyond the budget where there is no last resort, the rule is EXHAUSTED.
 
-A rule *waits* in COOLDOWN until its condition has once been false while a trial of its act is open, since an
-alarm that still sounds is no news before the window closes, and after an act that was only observed, since
+A rule *waits* in COOLDOWN until its condition has once been false while the verdict of its act is open, since
+an alarm that still sounds is no news before the window closes, and after an act that was only observed, since
 nothing was done that could end the alarm. After a rollback it does not wait: the detectors are those
 of the target, so firing again is a fault that came back.
 """
@@ -79,7 +79,7 @@ _STATE = (
 
 
 def corrects(actions: Sequence[Action]) -> bool:
-    """Whether these actions change the course of a run that goes on: such an act can be on trial.
+    """Whether these actions change the course of a run that goes on: such an act is verified.
 
     Skipping a step, recording and stopping do not.
     """
@@ -170,14 +170,14 @@ class Machine:
         self.quiet_from = tick
         return True
 
-    def plan(self, tick: int, on_trial: bool) -> tuple[int | None, str]:
+    def plan(self, tick: int, unverified: bool) -> tuple[int | None, str]:
         """The rung that it would take now; None, and why, if there is none left.
 
         Args:
             tick: the tick of the sample.
-            on_trial: whether the trial of its last act is open: then that act did not help.
+            unverified: whether the verdict of its last act is open: then that act did not help.
         """
-        rung, last = self._next_rung(on_trial), len(self.rule.ladder) - 1
+        rung, last = self._next_rung(unverified), len(self.rule.ladder) - 1
         if rung > last:
             return None, "every rung of the ladder was tried"
         spare = has_last_resort(self.rule)
@@ -185,14 +185,14 @@ class Machine:
             return (last, "") if spare else (None, f"the budget is spent: {self.budget}")
         return rung, ""
 
-    def take_turn(self, on_trial: bool) -> None:
+    def take_turn(self, unverified: bool) -> None:
         """Its turn has come: what ``plan`` said now holds."""
-        self.rung = self._next_rung(on_trial)
+        self.rung = self._next_rung(unverified)
         self.tried = False
         self.quiet_from = None
 
-    def _next_rung(self, on_trial: bool) -> int:
-        if on_trial:
+    def _next_rung(self, unverified: bool) -> int:
+        if unverified:
             return self.rung + 1
         if self._was_quiet():
             return 0
@@ -235,7 +235,7 @@ class Machine:
         self.said = ""
 
     def helped(self) -> None:
-        """The act on trial helped: the next fault starts at the first rung."""
+        """The act that was verified helped: the next fault starts at the first rung."""
         self.rung = 0
         self.tried = False
         self.waiting = False

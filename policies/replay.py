@@ -35,7 +35,7 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Reloaded:
+class StateLoaded:
     """After this tick the loop loaded a state of its own: the monitors start anew."""
 
     tick: int
@@ -49,7 +49,7 @@ class Foreseen:
     tick: int
 
 
-Event = Sample | Outcome | Commanded | Resumed | Reloaded | Foreseen
+Event = Sample | Outcome | Commanded | Resumed | StateLoaded | Foreseen
 
 
 class Replay:
@@ -87,7 +87,7 @@ class Replay:
             return self._judge(event)
         if isinstance(event, Outcome):
             return self._record(event)
-        if isinstance(event, Reloaded):
+        if isinstance(event, StateLoaded):
             self.bank.load_state_dict({"monitors": {}})
             return Turn()
         if isinstance(event, Foreseen):

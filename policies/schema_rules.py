@@ -169,7 +169,7 @@ class _RuleReader:
             return None
         values, faults = _VERIFY.collect(node, "verify")
         self.faults += faults
-        expect = self._expression(values.get("expect"), "verify.expect", replace(scope, on_trial=True))
+        expect = self._expression(values.get("expect"), "verify.expect", replace(scope, verifies=True))
         rolls_back = any(action.name == "rollback" for rung in ladder for action in rung.actions)
         if expect is not None and expect.uses_target and not rolls_back:
             self._fault(

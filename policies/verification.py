@@ -1,4 +1,4 @@
-"""Every correction is on trial: what is remembered of it, and how it is judged when its window closes."""
+"""Every correction is verified: what is remembered of it, and how it is judged when its window closes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .types import Decision, Facts, Outcome, Result, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class OpenVerdict:
     """An applied act whose verdict is open until ``due``.
 
     ``before`` are the facts of the decision, ``target`` those at the rollback's target (empty without one).
@@ -27,8 +27,8 @@ class Trial:
     target: Facts
 
     @classmethod
-    def of(cls, decision: Decision, outcome: Outcome, verify: Verify) -> Trial:
-        """The trial of an act that was just applied."""
+    def of(cls, decision: Decision, outcome: Outcome, verify: Verify) -> OpenVerdict:
+        """That of an act which was just applied."""
         return cls(
             decision_id=decision.id,
             rule=decision.rule,
@@ -77,13 +77,13 @@ class Trial:
         return Verdict(self.decision_id, result, tick, reason, numbers or {})
 
 
-class Trials:
-    """The open trials, at most one for each rule and instance."""
+class OpenVerdicts:
+    """The acts whose verdict is open, at most one for each rule and instance."""
 
     __slots__ = ("_open",)
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], Trial] = {}
+        self._open: dict[tuple[str, str], OpenVerdict] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -92,28 +92,28 @@ class Trials:
         return key in self._open
 
     def waits_for(self, decision: str) -> bool:
-        """Whether the act of this decision is on trial."""
-        return any(trial.decision_id == decision for trial in self._open.values())
+        """Whether the act of this decision waits for its verdict."""
+        return any(act.decision_id == decision for act in self._open.values())
 
-    def open(self, trial: Trial) -> None:
-        """Put an act on trial."""
-        self._open[trial.key] = trial
+    def open(self, act: OpenVerdict) -> None:
+        """Wait for the verdict of an act."""
+        self._open[act.key] = act
 
-    def close(self, key: tuple[str, str]) -> Trial | None:
-        """End and return the trial of this rule and instance, if it has one."""
+    def close(self, key: tuple[str, str]) -> OpenVerdict | None:
+        """End and return that of this rule and instance, if it has one."""
         return self._open.pop(key, None)
 
-    def close_where(self, ends: Callable[[Trial], bool]) -> list[Trial]:
-        """End and return the trials that meet a condition, in the order in which they were opened."""
-        closed = [trial for trial in self._open.values() if ends(trial)]
-        for trial in closed:
-            del self._open[trial.key]
+    def close_where(self, ends: Callable[[OpenVerdict], bool]) -> list[OpenVerdict]:
+        """End and return those that meet a condition, in the order in which they were opened."""
+        closed = [act for act in self._open.values() if ends(act)]
+        for act in closed:
+            del self._open[act.key]
         return closed
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """All open trials, as JSON."""
-        return [asdict(trial) for trial in self._open.values()]
+        """All of them, as JSON."""
+        return [asdict(act) for act in self._open.values()]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Take over the open trials of another."""
-        self._open = {trial.key: trial for trial in (Trial(**each) for each in state)}
+        """Take over those of another."""
+        self._open = {act.key: act for act in (OpenVerdict(**each) for each in state)}

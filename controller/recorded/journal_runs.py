@@ -11,7 +11,7 @@ from pathlib import Path
 from ...monitors.plan import Plan
 from ...monitors.types import Sample
 from ...policies import replay
-from ...policies.replay import Foreseen, Reloaded, Resumed, landmarks_of
+from ...policies.replay import Foreseen, Resumed, StateLoaded, landmarks_of
 from ...policies.types import Decision, Outcome, Status, Verdict
 from ..journal.place import JournalError
 from ..journal.reader import JournalReader
@@ -94,7 +94,7 @@ def _events(reader: JournalReader, number: int, samples: bool) -> Iterator[repla
         if isinstance(item, Sample):
             if item.branch > branch:
                 branch = item.branch
-                yield Reloaded(item.tick - 1)
+                yield StateLoaded(item.tick - 1)
             yield item
         elif isinstance(item, Outcome):
             branch += bool(landmarks_of([item]))

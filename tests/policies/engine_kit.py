@@ -26,11 +26,11 @@ PARAMS: dict[str, dict[str, Any]] = {
 }
 
 
-def expression(text: str, foreach: str | None = None, on_trial: bool = False) -> Expression:
+def expression(text: str, foreach: str | None = None, verifies: bool = False) -> Expression:
     """A condition on the monitors a, b, c, guard and source (one instance a source)."""
     monitors = {**dict.fromkeys((*MONITORS, "guard"), False), "source": True}
     mistakes: list[str] = []
-    scope = Scope(monitors=monitors, foreach=foreach, on_trial=on_trial)
+    scope = Scope(monitors=monitors, foreach=foreach, verifies=verifies)
     compiled = compile_expression(text, scope, lambda offset, message: mistakes.append(message))
     assert compiled is not None, mistakes
     return compiled
@@ -42,7 +42,7 @@ def rule(name: str, when: str, *ladder: str, verify: tuple[int, str] | None = No
         Rung(tuple(Action(action, PARAMS.get(action, {})) for action in rung.split("+"))) for rung in ladder
     )
     if verify:
-        fields["verify"] = Verify(verify[0], expression(verify[1], on_trial=True))
+        fields["verify"] = Verify(verify[0], expression(verify[1], verifies=True))
     fields.setdefault("budget", AMPLE)
     return Rule(name, expression(when, fields.get("foreach")), rungs, **fields)
 

@@ -33,7 +33,7 @@ class Plan:
 
 @dataclass
 class Story:
-    """All that happened to one rule. ``done`` are the ticks charged, ``due`` is the end of an open trial."""
+    """All that happened to one rule. ``done`` are the ticks charged, ``due`` is the end of its window."""
 
     plan: Plan
     phase: str = "inactive"
@@ -65,7 +65,7 @@ class ReferenceEngine:
     def tick(
         self, tick: int, holds: list[bool | None], fresh: list[bool], helped: bool | None, status: str
     ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
-        verdicts = self.close_trials(tick, helped)
+        verdicts = self.close_due(tick, helped)
         wishes = []
         for place, story in enumerate(self.stories):
             if self.wants(story, tick, holds[place], fresh[place]):
@@ -119,7 +119,7 @@ class ReferenceEngine:
         acts, per = self.limit
         return sum(1 for past in self.corrections if past > tick - per) >= acts
 
-    def close_trials(self, tick: int, helped: bool | None) -> list[tuple[str, str]]:
+    def close_due(self, tick: int, helped: bool | None) -> list[tuple[str, str]]:
         verdicts = []
         for story in self.stories:
             if story.due is None or story.due > tick:

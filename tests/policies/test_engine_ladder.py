@@ -331,7 +331,7 @@ def test_skipped_steps_are_no_overlap() -> None:
     assert verdicts(run.steps(10)) == ["helped"]
 
 
-def test_only_corrections_are_on_trial() -> None:
+def test_only_corrections_are_verifies() -> None:
     for action in ("skip_step", "notify", "checkpoint", "stop"):
         run = verified(action, action)
         run.steps(50, "a")

@@ -20,7 +20,7 @@ from midcourse.policies.expressions import Expression
 from midcourse.policies.names import Signals
 
 SCOPE = Scope(
-    {"guard": False, "rise": False, "source": True}, Signals(("eval/loss",)), foreach="source", on_trial=True
+    {"guard": False, "rise": False, "source": True}, Signals(("eval/loss",)), foreach="source", verifies=True
 )
 JUDGED = (Health.OK, Health.WARNING, Health.ALARM, Health.NONFINITE)
 
@@ -169,7 +169,7 @@ def test_names_are_what_the_engine_must_provide() -> None:
 OUTCOME = Scope(
     {"outcome": False, "ends": True, "rise": False},
     foreach="ends",
-    on_trial=True,
+    verifies=True,
     extra={"outcome": ("final", "low"), "ends": ("final",)},
 )
 

@@ -11,7 +11,7 @@ from midcourse.monitors.bank import MonitorBank
 from midcourse.monitors.types import Health, Sample
 from midcourse.policies.engine import Engine
 from midcourse.policies.policy import Mode, Policy, parse_policy
-from midcourse.policies.replay import Commanded, Event, Reloaded, Replay, Resumed, landmarks_of, replay
+from midcourse.policies.replay import Commanded, Event, Replay, Resumed, StateLoaded, landmarks_of, replay
 from midcourse.policies.types import Decision, Disposition, Outcome, Result, Status, Turn
 
 POLICY = """
@@ -165,7 +165,7 @@ def test_a_state_that_the_loop_loaded_has_the_monitors_begin_anew() -> None:
     for event in samples(0, 100):
         replayed.take(event)
     assert replayed.bank.readings["rise"][""].health is Health.OK
-    replayed.take(Reloaded(99))
+    replayed.take(StateLoaded(99))
     replayed.take(samples(100, 101)[0])
     assert replayed.bank.readings["rise"][""].health is Health.WARMUP
 
