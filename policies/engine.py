@@ -14,18 +14,20 @@ act at a time, the policy's limits, acts that overlap, and the rollback that sen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from ..monitors.types import Sample
+from .approvals import Questions
 from .evidence import decide, measured_now
 from .expressions import Readings
+from .guardrails import Guardrails
 from .limits import LIMITS, Limiter
 from .model import Mode, Policy, Rule
 from .phases import Machine, corrects
-from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Result, Status
+from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Reply, Result, Status
 from .types import Turn as Turn
 from .verification import OpenVerdict, OpenVerdicts
 
@@ -33,11 +35,19 @@ _PLAIN = ("",)
 
 
 class Command(Enum):
-    """What the engine may be told from outside."""
+    """What the engine may be told from outside.
+
+    OBSERVE and ACT change the mode. OFF keeps everything from acting, whatever the mode, until ON. RESUME
+    says that the run goes on from an earlier state in a new process. APPROVE and REJECT answer a decision.
+    """
 
     OBSERVE = "observe"
     ACT = "act"
+    OFF = "off"
+    ON = "on"
     RESUME = "resume"
+    APPROVE = "approve"
+    REJECT = "reject"
 
 
 @dataclass(slots=True)
@@ -70,22 +80,49 @@ class Engine:
         policy: the checked policy.
         lateness: for each monitor, the ticks by which its onset comes after the true one.
 
-    ``mode`` is OBSERVE when nothing may act: by the policy, by command, or by the limits. All of its state
-    is in ``state_dict``, which belongs outside the snapshots that a rollback restores: budgets and
-    cooldowns that went back with the run would let a persistent fault roll it back for ever.
+    ``mode`` is OBSERVE when nothing may act: by the policy, by command, or by the limits; ``off`` is the kill
+    switch. All of its state is in ``state_dict``, which belongs outside the snapshots that a rollback
+    restores: budgets and cooldowns that went back with the run would let a persistent fault roll it back for
+    ever.
     """
 
     def __init__(self, policy: Policy, lateness: Callable[[str], int]) -> None:
-        self.mode = policy.mode
         self._lateness = lateness
+        self.off = False
+        self._start(policy)
+
+    def _start(self, policy: Policy) -> None:
+        """Stand at the beginning of a run under this policy."""
+        self.policy = policy
+        self.mode = policy.mode
         self._lanes = {rule.name: _Lane(place, rule) for place, rule in enumerate(policy.rules)}
         self._before_step = [lane for lane in self._lanes.values() if lane.rule.before_step]
         self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
         self._limiter = Limiter(policy.limits) if policy.limits else None
         self._open = OpenVerdicts()
+        self._questions = Questions()
+        self._guardrails = Guardrails(policy, self._machines, self._open.__contains__)
         self._in_flight: Decision | None = None
         self._last_act = (-1, "")
         self._judged_tick = -1
+
+    def take_policy(self, policy: Policy) -> None:
+        """Go on by an edited policy: rules that it still has stay where they stand, budgets and all."""
+        state, mode = self.state_dict(), self.policy.mode
+        self._start(policy)
+        self.load_state_dict(state)
+        if policy.mode is not mode:
+            self.mode = policy.mode
+
+    @property
+    def acting(self) -> bool:
+        """Whether decisions change the run."""
+        return self.mode is Mode.ACT and not self.off
+
+    @property
+    def waiting(self) -> Sequence[Decision]:
+        """The decisions that wait for approval."""
+        return self._questions.waiting
 
     @property
     def in_flight(self) -> Decision | None:
@@ -104,6 +141,10 @@ class Engine:
                 if machine.phase is Phase.PENDING or machine.phase is Phase.FIRING:
                     return True
         return False
+
+    def _machines(self) -> Iterator[Machine]:
+        for lane in self._lanes.values():
+            yield from lane.machines.values()
 
     def judge_step(self, sample: Sample, readings: Readings) -> Turn:
         """Evaluate the rules that can still keep the optimizer from stepping.
@@ -141,18 +182,24 @@ class Engine:
             self._machine(decision).climb(decision.rung, outcome.tick)
         return turn
 
-    def command(self, command: str, tick: int) -> Turn:
+    def command(self, command: str, tick: int, subject: str = "", by: str = "") -> Turn:
         """Obey a command from outside, taken up at a tick.
 
-        ``observe`` and ``act`` change the mode; budgets and cooldowns stay, and an act in flight still gets
-        its outcome. ``resume`` says that the run goes on from an earlier state in a new process: an act
-        in flight is forgotten, uncharged, for nobody knows what became of it, and rules count anew.
+        Whatever changes the mode, budgets and cooldowns stay, and an act in flight still gets its outcome.
+        After ``resume`` an act in flight is forgotten, uncharged, for nobody knows what became of it, and
+        rules count anew. ``approve`` and ``reject`` answer the decision ``subject``, for the one named by
+        ``by``.
 
         Raises:
-            ValueError: for another command.
+            ValueError: for another command, or an answer to a decision that does not wait.
         """
         turn = Turn()
-        if Command(command) is Command.RESUME:
+        told = Command(command)
+        if told in (Command.APPROVE, Command.REJECT):
+            self._questions.reply(subject, Reply.YES if told is Command.APPROVE else Reply.NO, by)
+        elif told in (Command.OFF, Command.ON):
+            self.off = told is Command.OFF
+        elif told is Command.RESUME:
             self._in_flight = None
             self._last_act = (-1, "")
             self._judged_tick = -1
@@ -160,6 +207,10 @@ class Engine:
         else:
             self.mode = Mode(command)
         return turn
+
+    def restarted(self, tick: int) -> None:
+        """A new process goes on from how the run stood after this tick."""
+        self._guardrails.restarted(tick)
 
     def dismiss(self, tick: int) -> Turn:
         """Nobody will carry out the act in flight: it counts as observed, and from now on nothing acts.
@@ -202,6 +253,8 @@ class Engine:
         fresh = holds is True and measured_now(machine.rule.when, now.readings, machine.instance, tick)
         wants = machine.advance(tick, holds, fresh)
         _note(machine, before, tick, now.turn)
+        if before is Phase.FIRING and not wants:
+            self._lapse(machine, tick, now.turn, "its condition holds no more")
         return wants
 
     def _strength(self, machine: Machine, now: _Now) -> int:
@@ -214,11 +267,21 @@ class Engine:
         rule, tick = machine.rule, now.sample.tick
         rung, why = machine.plan(tick, machine.key in self._open)
         shown = len(rule.ladder) - 1 if rung is None else rung
+        if rung is not None:
+            actions = rule.ladder[rung].actions
+            if objection := self._guardrails.objection(machine, actions, tick):
+                self._suppress(machine, shown, objection, now)
+                return
         if rung is not None and not self._observes(rule) and not self._rival(tick):
             self._keep_limits(rule.ladder[rung].actions, now)
         if rival := self._rival(tick):
             self._suppress(machine, shown, f"{rival} goes first", now)
             return
+        approved: Decision | None = None
+        if rung is not None and rule.approve is not None and not self._observes(rule):
+            approved = self._approved(machine, rung, now)
+            if approved is None:
+                return
         act = self._open.close(machine.key)
         if act is not None:
             now.turn.verdicts.append(act.returned(tick))
@@ -230,12 +293,42 @@ class Engine:
         elif self._observes(rule):
             machine.observed(rung, tick)
             now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
-            if self.mode is Mode.OBSERVE:  # as if it had acted: the others come later, as they would have
+            self._lapse(machine, tick, now.turn, "nothing is done any more")
+            if not self.acting:  # as if it had acted: the others come later, as they would have
                 self._last_act = (tick, rule.name)
         else:
             machine.flying = True
-            self._fly(self._decision(machine, rung, Disposition.ACT, now), now)
+            self._fly(approved or self._decision(machine, rung, Disposition.ACT, now), now)
         _note(machine, before, tick, now.turn)
+
+    def _approved(self, machine: Machine, rung: int, now: _Now) -> Decision | None:
+        """The decision that was said yes to; None while it waits, and after a no."""
+        key, tick, approval = machine.key, now.sample.tick, machine.rule.approve
+        assert approval is not None
+        if key not in self._questions:
+            decision = self._decision(machine, rung, Disposition.AWAITING_APPROVAL, now)
+            self._questions.ask(decision)
+            now.turn.decisions.append(decision)
+            return None
+        question = self._questions[key]
+        reply = question.settle(approval, tick)
+        if reply is None:
+            return None
+        self._questions.close(key)
+        now.turn.answers.append(question.answer(reply, tick, question.by))
+        if reply is Reply.YES:
+            reason = f"{question.decision.reason}; approved: {question.by}"
+            return replace(question.decision, disposition=Disposition.ACT, reason=reason)
+        before = machine.phase
+        machine.declined(tick)
+        _note(machine, before, tick, now.turn)
+        return None
+
+    def _lapse(self, machine: Machine, tick: int, turn: Turn, why: str) -> None:
+        """A decision that waits for approval is not asked about any more."""
+        question = self._questions.close(machine.key)
+        if question is not None:
+            turn.answers.append(question.answer(Reply.LAPSED, tick, why))
 
     def _keep_limits(self, actions: tuple[Action, ...], now: _Now) -> None:
         if self._limiter is None or not self._limiter.forbids(actions, now.sample.tick):
@@ -248,7 +341,7 @@ class Engine:
             now.turn.decisions.append(decision)
 
     def _observes(self, rule: Rule) -> bool:
-        return self.mode is Mode.OBSERVE or rule.mode is Mode.OBSERVE
+        return not self.acting or rule.mode is Mode.OBSERVE
 
     def _rival(self, tick: int) -> str:
         """Whose act keeps all others from acting now; empty if nobody's."""
@@ -259,7 +352,7 @@ class Engine:
 
     def _fly(self, decision: Decision, now: _Now) -> None:
         self._in_flight = decision
-        self._last_act = (decision.tick, decision.rule)
+        self._last_act = (now.sample.tick, decision.rule)
         now.turn.decisions.append(decision)
 
     def _suppress(self, machine: Machine, rung: int, why: str, now: _Now) -> None:
@@ -280,12 +373,13 @@ class Engine:
     def _applied(self, decision: Decision, outcome: Outcome, turn: Turn) -> None:
         machine = self._machine(decision)
         before = machine.phase
-        machine.applied(decision.rung, decision.tick, outcome.tick)
+        charged = self._last_act[0]  # not the decision's own tick: it may have waited for approval
+        machine.applied(decision.rung, charged, outcome.tick)
         _note(machine, before, outcome.tick, turn)
         if not corrects(decision.actions):
             return
         if self._limiter is not None:
-            self._limiter.ledger.charge(decision.tick)
+            self._limiter.ledger.charge(charged)
         for act in self._open.close_where(lambda verdict: True):
             turn.verdicts.append(act.overlapped(decision, outcome.tick))
             self._machine(act).waiting = False
@@ -311,11 +405,11 @@ class Engine:
                 machine.climb(machine.rung, tick)
 
     def _rewind(self, tick: int, turn: Turn) -> None:
-        for lane in self._lanes.values():
-            for machine in lane.machines.values():
-                before = machine.phase
-                machine.rewind()
-                _note(machine, before, tick, turn)
+        for machine in self._machines():
+            before = machine.phase
+            machine.rewind()
+            _note(machine, before, tick, turn)
+            self._lapse(machine, tick, turn, "the run went back")
 
     def _machine(self, of: Decision | OpenVerdict) -> Machine:
         return self._lanes[of.rule].machine(of.instance)
@@ -326,19 +420,20 @@ class Engine:
         """All of its state, as JSON."""
         return {
             "mode": self.mode.value,
+            "off": self.off,
             "judged_tick": self._judged_tick,
             "last_act": list(self._last_act),
             "limits": self._limiter and self._limiter.ledger.state_dict(),
             "in_flight": self._in_flight and self._in_flight.to_json(),
             "open_verdicts": self._open.state_dict(),
-            "machines": [
-                machine.state_dict() for lane in self._lanes.values() for machine in lane.machines.values()
-            ],
+            "questions": self._questions.state_dict(),
+            "quiet": self._guardrails.state_dict(),
+            "machines": [machine.state_dict() for machine in self._machines()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. What it says of rules that this policy does not have is left out."""
-        self.mode = Mode(state["mode"])
+        self.mode, self.off = Mode(state["mode"]), state["off"]
         self._judged_tick = state["judged_tick"]
         self._last_act = (state["last_act"][0], state["last_act"][1])
         if self._limiter is not None and state["limits"] is not None:
@@ -347,6 +442,8 @@ class Engine:
         known = {*self._lanes, LIMITS}
         self._in_flight = Decision.from_json(flying) if flying and flying["rule"] in known else None
         self._open.load_state_dict([act for act in state["open_verdicts"] if act["rule"] in known])
+        self._questions.load_state_dict([q for q in state["questions"] if q["decision"]["rule"] in known])
+        self._guardrails.load_state_dict(state["quiet"])
         for lane in self._lanes.values():
             lane.machines.clear()
         for machine in state["machines"]:

@@ -20,8 +20,8 @@ class Scope:
     """The names that an expression may use.
 
     ``monitors`` says of each whether it has instances (its signal has a star), ``extra`` which numbers it
-    tells that others do not. ``foreach`` is the monitor behind ``this``. ``verifies`` allows ``before.*`` and
-    ``target.*``: only a verification has them.
+    tells that others do not, ``forecasts`` which one forecasts a signal. ``foreach`` is the monitor behind
+    ``this``. ``verifies`` allows ``before.*`` and ``target.*``: only a verification has them.
     """
 
     monitors: Mapping[str, bool] = field(default_factory=dict)
@@ -29,6 +29,7 @@ class Scope:
     foreach: str | None = None
     verifies: bool = False
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    forecasts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Condition(NamedTuple):
@@ -128,10 +129,15 @@ class References:
         return subject.reading
 
     def _place_and_subject(self, node: ast.expr) -> tuple[str, _Subject]:
-        """``before.loss`` is ("before", loss), as is ``before.signal("loss")``; ``loss`` is ("", loss)."""
+        """``before.loss`` is ("before", loss), as is ``before.signal("loss")``; ``loss`` is ("", loss).
+
+        ``forecast.loss`` is the monitor that forecasts it, and ``before.forecast.loss`` what that one told.
+        """
         match node:
             case ast.Attribute(value=ast.Name(id=place), attr=name) if place in PLACES:
                 rest: ast.expr = ast.Name(name)
+            case ast.Attribute(ast.Attribute(ast.Name(id=place), attr="forecast"), name) if place in PLACES:
+                rest = ast.Attribute(ast.Name("forecast"), name)
             case ast.Call(func=ast.Attribute(value=ast.Name(id=place), attr=name)) if place in PLACES:
                 rest = ast.Call(ast.Name(name), node.args, node.keywords)
             case _:
@@ -142,8 +148,10 @@ class References:
         return place, self.subject(ast.copy_location(rest, node))
 
     def subject(self, node: ast.expr) -> _Subject:
-        """What a name, ``this`` or ``signal("a/b")`` refers to."""
+        """What a name, ``this``, ``signal("a/b")`` or ``forecast.loss`` refers to."""
         match node:
+            case ast.Attribute(value=ast.Name(id="forecast"), attr=name):
+                return self._forecast(node, name)
             case ast.Call(func=ast.Name(id="signal"), args=[ast.Constant(value=str(name))], keywords=[]):
                 return self._signal(node, name)
             case ast.Name(id="this"):
@@ -153,6 +161,8 @@ class References:
                 return _Subject(name, "r", f"({name + '['!r} + i + ']')")
             case ast.Name(id=name) if name in self._scope.monitors:
                 return self._monitor(node, name)
+            case ast.Name(id="forecast"):
+                raise Mistake(node, "'forecast' goes before a signal and what of it: forecast.loss.final")
             case ast.Name(id=name):
                 return self._signal(node, name)
         raise Mistake(node, f"'{self._words(node)}' has no attributes: name a monitor or a signal")
@@ -174,6 +184,13 @@ class References:
             )
         self.monitors.add(name)
         return _Subject(name, f"R[{name!r}]['']", repr(name))
+
+    def _forecast(self, node: ast.expr, signal: str) -> _Subject:
+        forecasts = self._scope.forecasts
+        if signal not in forecasts:
+            remedy = f": add one, as in outcome: {{type: forecast, signal: {signal}}}"
+            raise Mistake(node, f"no monitor forecasts '{signal}'{nearest(signal, forecasts) or remedy}")
+        return self._monitor(node, forecasts[signal])
 
     def _signal(self, node: ast.expr, name: str) -> _Subject:
         signals = self._scope.signals

@@ -11,7 +11,7 @@ from enum import Enum
 from ..monitors.types import MonitorSpec
 from .actions import Priority, priority_of
 from .expressions import Expression
-from .types import Action
+from .types import Action, Reply
 
 THIS = "this"
 """In a ``foreach`` rule: the instance that it is judging, as in ``reweight: {source: this}``."""
@@ -98,6 +98,29 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Acts of a rule wait until a person or a program says yes.
+
+    Where nobody answers ``within`` so many ticks the answer is ``otherwise``. By default the wait is as long
+    as snapshots reach by default, and silence is no consent.
+    """
+
+    within: int = 1000
+    otherwise: Reply = Reply.NO
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Ticks in which rules only tell what they would do: from the run's ``start``, and after a ``restart``.
+
+    A restart is a new process that goes on from a checkpoint. Skipping steps and recording are free of it.
+    """
+
+    start: int = 0
+    restart: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rung:
     """What is done at one rung of a ladder: all of its actions as one act, in this order."""
 
@@ -127,6 +150,8 @@ class Rule:
     While ``unless`` is true the rule pauses: it neither counts nor acts. Unknown does not make it pause.
     ``before_step`` says that ``when`` names nothing but monitors judged before ``optimizer.step()``,
     so the rule can still skip the step. ``mode`` OBSERVE records what it would do, and changes nothing.
+    Of the rules that share an ``exclusive`` word, one is at work at a time: as long as it cools down, or the
+    verdict of its act is open, the others wait. With ``approve`` its acts wait for a yes.
     """
 
     name: str
@@ -140,6 +165,8 @@ class Rule:
     unless: Expression | None = None
     mode: Mode = Mode.ACT
     before_step: bool = False
+    exclusive: str | None = None
+    approve: Approval | None = None
 
     @property
     def expressions(self) -> tuple[Expression, ...]:
@@ -176,6 +203,7 @@ class Policy:
     monitors: tuple[MonitorSpec, ...] = ()
     rules: tuple[Rule, ...] = ()
     limits: Limits | None = None
+    quiet: Quiet = Quiet()
     signals: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     text: str = field(default="", repr=False)

@@ -10,6 +10,7 @@ PENDING      it was true at ``n`` new measurements                              
 PENDING      it is false, or the run was rolled back                             INACTIVE
 FIRING       it is false, or another rule rolled the run back                    INACTIVE
 FIRING       its act was applied (or observed)                                   COOLDOWN
+FIRING       it asked for approval, and the answer is no                         COOLDOWN
 FIRING       a last resort was applied, or no rung is left to take               EXHAUSTED
 COOLDOWN     ``cooldown`` ticks are over, and so is a *wait* (below)             INACTIVE
 EXHAUSTED    the condition is false and the budget has room again                INACTIVE
@@ -42,9 +43,9 @@ then EXHAUSTED. All other acts of a rule, of whichever rung, are charged to its 
 the last rung, or beyond the budget where there is no last resort, the rule is EXHAUSTED.
 
 A rule *waits* in COOLDOWN until its condition has once been false while the verdict of its act is open, since
-an alarm that still sounds is no news before the window closes, and after an act that was only observed, since
-nothing was done that could end the alarm. After a rollback it does not wait: the detectors are those
-of the target, so firing again is a fault that came back.
+an alarm that still sounds is no news before the window closes, and after an act that was only observed or not
+approved, since nothing was done that could end the alarm. After a rollback it does not wait: the detectors
+are those of the target, so firing again is a fault that came back.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from typing import Any
 
 from .actions import Priority, priority_of
 from .budget import Ledger
+from .evidence import labelled
 from .model import Rule
 from .types import Action, Phase
 
@@ -127,6 +129,11 @@ class Machine:
     def key(self) -> tuple[str, str]:
         """Rule and instance."""
         return self.rule.name, self.instance
+
+    @property
+    def label(self) -> str:
+        """What people call it: ``bad-source[code]``."""
+        return labelled(self.rule.name, self.instance)
 
     def advance(self, tick: int, holds: bool | None, fresh: bool) -> bool:
         """Take one evaluation of the condition; True if the rule now wants to act.
@@ -224,6 +231,13 @@ class Machine:
         self.applied(rung, tick, tick)
         self.tried = False
         self.waiting = self.phase is Phase.COOLDOWN and not only_skips(self.rule.ladder[rung].actions)
+
+    def declined(self, tick: int) -> None:
+        """The act was not approved: it is not charged, and not asked for again while this alarm lasts."""
+        self.phase = Phase.COOLDOWN
+        self.until = tick + self.rule.cooldown
+        self.waiting = True
+        self.said = ""
 
     def climb(self, rung: int, tick: int) -> None:
         """The act of this rung was refused, failed, or did not help: the next may follow at once."""

@@ -12,6 +12,7 @@ from .document import Problem as Problem
 from .document import read_text
 from .model import DEFAULT_BUDGET as DEFAULT_BUDGET
 from .model import THIS as THIS
+from .model import Approval as Approval
 from .model import Budget as Budget
 from .model import CheckpointFormat as CheckpointFormat
 from .model import CheckpointPlan as CheckpointPlan
@@ -19,6 +20,7 @@ from .model import LimitResponse as LimitResponse
 from .model import Limits as Limits
 from .model import Mode as Mode
 from .model import Policy as Policy
+from .model import Quiet as Quiet
 from .model import Rule as Rule
 from .model import Rung as Rung
 from .model import SnapshotPlan as SnapshotPlan

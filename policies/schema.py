@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 
 from .document import Fault, Node, PolicyError, read_document
-from .model import CheckpointFormat, CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan, Store
+from .model import (
+    CheckpointFormat,
+    CheckpointPlan,
+    LimitResponse,
+    Limits,
+    Mode,
+    Policy,
+    Quiet,
+    SnapshotPlan,
+    Store,
+)
 from .names import Signals
 from .schema_monitors import read_monitors
 from .schema_rules import Surroundings, read_rules
@@ -45,6 +55,12 @@ _LIMITS = Record(
     Limits,
     prefix="limits.",
 )
+_NOT_QUIET = Quiet()
+_QUIET = Record(
+    {"start": Field(Whole(0), _NOT_QUIET.start), "restart": Field(Whole(0), _NOT_QUIET.restart)},
+    Quiet,
+    prefix="quiet.",
+)
 # Brackets are left out of the form: they mark the instance in `source[code]`.
 _SIGNAL = Name(
     re.compile(r"[A-Za-z_][\w./=@:-]*(\*[\w./=@:-]*)?").fullmatch, "the name of a signal, such as eval/loss"
@@ -59,6 +75,7 @@ _POLICY = Record(
         "monitors": Field(Later(), None),
         "rules": Field(Later(), None),
         "limits": Field(OrNothing(_LIMITS), None),
+        "quiet": Field(_QUIET, _NOT_QUIET),
     }
 )
 
@@ -90,6 +107,7 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
         monitors=tuple(monitor.spec for monitor in monitors.values() if monitor.spec),
         rules=rules,
         limits=values["limits"],
+        quiet=values["quiet"],
         signals=values["signals"],
         baselines=tuple(
             sorted({name for rule in rules for read in rule.expressions for name in read.signals})

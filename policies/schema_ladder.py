@@ -18,11 +18,12 @@ _TOO_LATE = "'when' may name only monitors that are judged before the step"
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What the rule's surroundings allow: ``this``, ``skip_step`` and ``rollback``."""
+    """What the rule's surroundings allow: ``this``, ``skip_step``, ``rollback``; ``waits`` for a yes."""
 
     this: bool
     skip_step: bool
     rollback: bool
+    waits: bool = False
 
 
 class _Placed(NamedTuple):
@@ -81,6 +82,8 @@ def _check_allowed(placed: _Placed, allowed: Allowed, faults: list[Fault]) -> No
     priority = priority_of(action.name)
     if priority is Priority.SKIP and not allowed.skip_step:
         faults.append(Fault(place, f"{action.name} comes too late: {_TOO_LATE}"))
+    elif priority is Priority.SKIP and allowed.waits:
+        faults.append(Fault(place, f"{action.name} cannot wait for approval: the step is made at once"))
     if priority is Priority.ROLLBACK and not allowed.rollback:
         faults.append(Fault(place, f"{action.name} needs snapshots, but snapshots.keep is 0"))
 

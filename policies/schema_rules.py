@@ -5,21 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from .document import Fault, Node
 from .expression_compiler import compile_expression
 from .expression_references import Scope
 from .expressions import Expression
-from .model import DEFAULT_BUDGET, Budget, Mode, Rule, Rung, SnapshotPlan, Verify
+from .model import DEFAULT_BUDGET, Approval, Budget, Mode, Rule, Rung, SnapshotPlan, Verify
 from .names import Signals, nearest
 from .schema_ladder import Allowed, read_ladder
 from .schema_monitors import KnownMonitor
-from .shapes import Choice, Field, Later, Name, OrNothing, Record, Text, Whole
+from .shapes import Choice, Field, Invalid, Later, Name, OrNothing, Record, Text, Whole
+from .types import Reply
 
 _RULE_NAME = Name(
     re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}").fullmatch, "a word of letters, digits, '-' and '_'"
 )
+
+
+class _Otherwise(Enum):
+    """What silence means to a decision that waits for approval."""
+
+    YES = Reply.YES.value
+    NO = Reply.NO.value
 
 
 def _budget_objection(values: Mapping[str, Any]) -> str | None:
@@ -34,6 +43,31 @@ _BUDGET = Record(
     _budget_objection,
     prefix="budget.",
 )
+_APPROVAL = Approval()
+_APPROVE = Record(
+    {
+        "within": Field(Whole(1), _APPROVAL.within),
+        "otherwise": Field(Choice(_Otherwise, as_word=True), _APPROVAL.otherwise.value),
+    },
+    lambda within, otherwise: Approval(within, Reply(otherwise)),
+    prefix="approve.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Approve:
+    """``true``, ``false``, or a mapping that says for how long, and what silence means."""
+
+    def read(self, node: Node, name: str) -> Approval | None:
+        """When a rule's acts wait for a yes; None where they do not."""
+        if isinstance(node.value, bool):
+            return _APPROVAL if node.value else None
+        if node.entries is None:
+            raise Invalid.at(node, f"{name} must be true, false or a mapping, got {node}")
+        approval: Approval = _APPROVE.read(node, name)
+        return approval
+
+
 _VERIFY = Record({"within": Field(Whole(1)), "expect": Field(Later())}, prefix="verify.")
 _RULE = Record(
     {
@@ -47,6 +81,8 @@ _RULE = Record(
         "ladder": Field(Later()),
         "verify": Field(Later(), None),
         "mode": Field(Choice(Mode), Mode.ACT),
+        "exclusive": Field(OrNothing(_RULE_NAME), None),
+        "approve": Field(_Approve(), None),
     }
 )
 
@@ -104,6 +140,7 @@ class _RuleReader:
         allowed = Allowed(
             this=scope.foreach is not None,
             skip_step=before_step or when is None,
+            waits=values.get("approve") is not None,
             rollback=self._around.snapshots.keep > 0,
         )
         ladder = read_ladder(values["ladder"], allowed, self.faults) if "ladder" in values else ()
@@ -122,6 +159,8 @@ class _RuleReader:
             unless=unless,
             mode=values["mode"],
             before_step=before_step,
+            exclusive=values["exclusive"],
+            approve=values["approve"],
         )
 
     def _fault(self, node: Node, message: str) -> None:
@@ -143,7 +182,12 @@ class _RuleReader:
             )
         extra = {name: monitor.extra for name, monitor in self._around.monitors.items()}
         known = {**starred, **({foreach: True} if foreach else {})}
-        return Scope(known, self._around.signals, foreach, extra=extra)
+        forecasts = {
+            str(monitor.spec.params["signal"]): name
+            for name, monitor in self._around.monitors.items()
+            if monitor.spec is not None and monitor.spec.type == "forecast"
+        }
+        return Scope(known, self._around.signals, foreach, extra=extra, forecasts=forecasts)
 
     def _expression(self, node: Node | None, key: str, scope: Scope) -> Expression | None:
         if node is None:

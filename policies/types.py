@@ -30,6 +30,14 @@ class Disposition(Enum):
     SUPPRESSED = "suppressed"
 
 
+class Reply(Enum):
+    """What came of a decision that waited for approval. LAPSED: what it was about is over."""
+
+    YES = "yes"
+    NO = "no"
+    LAPSED = "lapsed"
+
+
 class Status(Enum):
     """What became of an act. APPLIED means read back, not "no exception"."""
 
@@ -117,6 +125,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a decision that waited for approval, and by whom, or why."""
+
+    decision_id: str
+    reply: Reply
+    tick: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseChange:
     """A rule, or one instance of it, went from one phase to another at a tick."""
 
@@ -129,14 +147,19 @@ class PhaseChange:
 
 @dataclass(slots=True)
 class Turn:
-    """What the engine said at one call: to be journalled and, where a decision is to ACT, carried out."""
+    """What the engine said at one call: to be journalled and, where a decision is to ACT, carried out.
+
+    A decision that waited for approval comes twice, with the same id: when it asks, and to ACT after a yes.
+    """
 
     decisions: list[Decision] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
     phases: list[PhaseChange] = field(default_factory=list)
 
     def extend(self, other: Turn) -> None:
         """Append what was said at a later call."""
         self.decisions += other.decisions
         self.verdicts += other.verdicts
+        self.answers += other.answers
         self.phases += other.phases

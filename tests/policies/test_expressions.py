@@ -171,6 +171,7 @@ OUTCOME = Scope(
     foreach="ends",
     verifies=True,
     extra={"outcome": ("final", "low"), "ends": ("final",)},
+    forecasts={"loss": "outcome"},
 )
 
 
@@ -430,3 +431,32 @@ def test_answers_agree_with_the_plain_evaluator(
     # A condition of constants alone is refused, so this one names a monitor without changing the answer.
     expression = compiled(f"({text}) or (rise.warmup and not rise.warmup)")
     assert expression(readings) is meaning(readings)
+
+
+def test_a_forecast_is_read_by_its_signal_now_and_as_it_was_before() -> None:
+    expression = compiled("forecast.loss.final < before.forecast.loss.final", OUTCOME)
+    assert expression.monitors == {"outcome"}
+    now = {"outcome": {"": forecast_reading(final=2.4)}}
+    assert expression(now, "", {"outcome": {"final": 2.6}}) is True
+    assert expression(now, "", {"outcome": {"final": 2.2}}) is False
+    assert expression(now) is None
+    assert expression.numbers(now, "", {"outcome": {"final": 2.6}}) == {
+        "forecast.loss.final": 2.4,
+        "before.forecast.loss.final": 2.6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("forecast.los.final > 2", "no monitor forecasts 'los': did you mean 'loss'?"),
+        (
+            "forecast.grad_norm.final > 2",
+            "no monitor forecasts 'grad_norm': add one, as in outcome: {type: forecast, signal: grad_norm}",
+        ),
+        ("forecast.loss > 2", "'forecast' goes before a signal and what of it: forecast.loss.final"),
+        ("forecast.loss.fnal > 2", "'forecast.loss' has no 'fnal': did you mean 'final'?"),
+    ],
+)
+def test_a_forecast_that_is_none_is_told(text: str, mistake: str) -> None:
+    assert [message for _, message in mistakes_in(text, OUTCOME)] == [mistake]
