@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .controller.controller import Controller as Controller
     from .controller.loop import TrainingStopped as TrainingStopped
     from .controller.mixture import Mixture as Mixture
+    from .controller.outside import approve as approve
+    from .controller.outside import reject as reject
     from .monitors.types import Health as Health
     from .monitors.types import Monitor as Monitor
     from .monitors.types import Reading as Reading
@@ -27,6 +29,8 @@ _HOME = {
     "Controller": "controller.controller",
     "TrainingStopped": "controller.loop",
     "Mixture": "controller.mixture",
+    "approve": "controller.outside",
+    "reject": "controller.outside",
     "Health": "monitors.types",
     "Monitor": "monitors.types",
     "Reading": "monitors.types",

@@ -20,9 +20,13 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
+    "approve": _Command(".cli_control", "approve", "Say yes to a decision that waits."),
     "backtest": _Command(".cli_backtest", "command", "Try a policy on runs that already happened."),
     "check": _Command(".cli_check", "check", "Check policies: every mistake at once, with its place."),
     "demo": _Command(".cli_demo", "demo", "Watch a real run go wrong, be caught and be corrected."),
+    "off": _Command(".cli_control", "off", "Keep a run's policy from changing anything."),
+    "on": _Command(".cli_control", "on", "Let it act again."),
+    "reject": _Command(".cli_control", "reject", "Say no to a decision that waits."),
     "journal": _Command(".cli_journal", "journal", "Show what a run saw, did and got from it."),
 }
 """Command -> its module relative to this package, the click command in it, and a line for ``--help``."""

@@ -117,6 +117,9 @@ _HAPPENED = {
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",
     "checkpoint_failed": "checkpoint {name} failed: {reason}",
+    "command": "was told: {command} {subject} (by {by})",
+    "policy": "the policy was edited: {changes}",
+    "policy_refused": "an edited policy was not taken up: {problems}",
     "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
 }
 """What happened to a run besides decisions that people want to know of, in words."""
@@ -132,6 +135,10 @@ def _events(happened: list[Event]) -> Table:
 
 def _in_words(event: Event) -> Mapping[str, Any]:
     """The details of an event, as the sentence about it needs them."""
+    if event.kind == "policy":
+        return {"changes": "; ".join(line for line in event.detail["diff"] if line[:3] not in ("---", "+++"))}
+    if event.kind == "policy_refused":
+        return {"problems": "; ".join(event.detail["problems"])}
     if event.kind != "plan":
         return event.detail
     horizon, corners = event.detail["horizon"], event.detail["schedule"]
@@ -151,7 +158,8 @@ def _decisions(told: list[Story]) -> Table:
             str(decision.step),
             decision.id,  # names the rule, its instance and the tick
             "" if decision.onset is None else f"tick {decision.onset}",
-            words(decision.disposition),
+            words(decision.disposition)
+            + ("" if story.answer is None else f": {story.answer.detail['reply']}"),
             ", ".join(map(describe, decision.actions)),
             "" if outcome is None else f"{words(outcome.status)}{why}",
             "" if verdict is None else words(verdict.result),

@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from itertools import product
 from threading import Thread
 from typing import Protocol
@@ -68,20 +69,18 @@ class Metrics(Collector):
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._clock = clock
-        self._watched = {spec.name: str(spec.params.get("signal", "")) for spec in policy.monitors}
         self._signals: dict[str, float] = {}
         self._readings: _Readings = {}
         self._place = {"tick": 0.0, "step": 0.0, "branch": 0.0, "epoch": 0.0, "attempt": 0.0}
         self._acting = policy.mode is Mode.ACT
         self._multipliers = {"lr": 1.0}
         self._weights: dict[str, float] = {}
-        self._phases = {(rule.name, ""): Phase.INACTIVE for rule in policy.rules if rule.foreach is None}
+        self._phases: dict[tuple[str, str], Phase] = {}
         self._interventions: dict[str, float] = {}
-        rules = [rule.name for rule in policy.rules]
-        actions = {action.name for rule in policy.rules for rung in rule.ladder for action in rung.actions}
-        self._decisions = _zeros(rules, [item.value for item in Disposition])
-        self._actions = _zeros(sorted(actions), [item.value for item in Status])
-        self._verdicts = _zeros(rules, [item.value for item in Result])
+        self._decisions = self._actions = self._verdicts = Counter[tuple[str, ...]]()
+        self._waiting = 0
+        self._edits = _zeros(("taken", "refused"))
+        self._take(policy)
         self._errors = _zeros(COMPONENTS)
         self._hook_seconds: defaultdict[str, float] = defaultdict(float)
         self._snapshots = {"count": 0.0, "bytes": 0.0, "taken": 0.0, "seconds": 0.0}
@@ -90,6 +89,23 @@ class Metrics(Collector):
         self._server: tuple[WSGIServer, Thread] | None = None
         self.declare_sources(sources)
         self.registry.register(self)
+
+    def edited(self, policy: Policy | None) -> None:
+        """An edited policy is in force from now on (None: it was refused); what was counted stays."""
+        self._edits["refused" if policy is None else "taken",] += 1
+        if policy is not None:
+            self._take(policy)
+
+    def _take(self, policy: Policy) -> None:
+        self._watched = {spec.name: str(spec.params.get("signal", "")) for spec in policy.monitors}
+        rules = [rule.name for rule in policy.rules]
+        known = dict(self._phases)
+        self._phases = {(rule.name, ""): Phase.INACTIVE for rule in policy.rules if rule.foreach is None}
+        self._phases |= {key: phase for key, phase in known.items() if key[0] in rules}
+        actions = {action.name for rule in policy.rules for rung in rule.ladder for action in rung.actions}
+        self._decisions = _with_zeros(self._decisions, rules, Disposition)
+        self._actions = _with_zeros(self._actions, sorted(actions), Status)
+        self._verdicts = _with_zeros(self._verdicts, rules, Result)
 
     def declare_sources(self, sources: Sequence[str]) -> None:
         """Name the data sources, once they are known; their weights are 0 until told."""
@@ -137,6 +153,10 @@ class Metrics(Collector):
     def phase(self, rule: str, instance: str, phase: Phase) -> None:
         """Where a rule stands now."""
         self._phases[rule, instance] = phase
+
+    def waiting(self, count: int) -> None:
+        """How many decisions wait for approval."""
+        self._waiting = count
 
     def snapshot(self, count: int, bytes: int, seconds: float) -> None:
         """A snapshot was taken: how many are kept, what they take, how long training stood still."""
@@ -239,6 +259,8 @@ class Metrics(Collector):
         yield _counter("decisions", "Decisions by rule.", ("rule", "disposition"), self._decisions)
         yield _counter("actions", "Actions by what became of them.", ("action", "status"), self._actions)
         yield _counter("verdicts", "Verdicts by rule.", ("rule", "result"), self._verdicts)
+        yield _gauge("decisions_waiting", "Decisions that wait for approval.", (), [((), self._waiting)])
+        yield _counter("policy_edits", "Edited policies by what became of them.", ("result",), self._edits)
         times = [((rule,), seconds) for rule, seconds in dict(self._interventions).items()]
         help = "When a decision of this rule was last applied, in Unix seconds."
         yield _gauge("last_intervention_timestamp_seconds", help, ("rule",), times)
@@ -270,6 +292,12 @@ class Metrics(Collector):
             yield _gauge("journal_bytes", "Size of the journal.", (), [((), self._journal.size_bytes)])
             writable = self._journal.writable
             yield _gauge("journal_writable", "1 while the journal can be written.", (), [((), writable)])
+
+
+def _with_zeros(
+    counted: Counter[tuple[str, ...]], names: Iterable[str], results: Iterable[Enum]
+) -> Counter[tuple[str, ...]]:
+    return Counter({**_zeros(names, [str(result.value) for result in results]), **counted})
 
 
 def _zeros(*labels: Iterable[str]) -> Counter[tuple[str, ...]]:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..monitors.types import Sample
-from ..policies.types import Decision, Outcome, Result, Status, Verdict
+from ..policies.types import Decision, Outcome, Result, Status
 from .actuators.act import carry_out
 from .metrics import Metrics
-from .pilot import Pilot
+from .pilot import News, Pilot
 from .run import Run
 
 log = logging.getLogger("midcourse")
@@ -32,8 +32,8 @@ COMMAND = 1
 class Order:
     """What rank 0 has all processes do at the next batch request."""
 
-    decision: Decision | None
-    verdicts: tuple[Verdict, ...]
+    decision: Decision | None = None
+    news: News = field(default_factory=News)
 
 
 class Orders:
@@ -105,9 +105,7 @@ class Orders:
             return
         decision, self.healthy = judged
         self._run.ring.judged(sample.tick, self.healthy)
-        verdicts = pilot.take_verdicts()
-        if decision is not None or verdicts:
-            self._hold(decision, verdicts)
+        self._hold(decision, pilot.take_news())
 
     def obey(self) -> None:
         """Between two updates: do what is due, let ramps go on, show what is in force."""
@@ -157,17 +155,25 @@ class Orders:
         self._hold(decision)
         return None
 
-    def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
-        if self._pilot is None or (decision is None and not verdicts):
+    def _hold(self, decision: Decision | None, news: News | None = None) -> None:
+        if self._pilot is None or (decision is None and not news):
             return
-        kept = self._pending or Order(None, ())
-        self._pending = Order(decision or kept.decision, (*kept.verdicts, *verdicts))
+        kept = self._pending or Order()
+        if news:
+            kept.news.extend(news)
+        self._pending = Order(decision or kept.decision, kept.news)
         self.due = self.due or self._run.ranks.world == 1
 
     def _do(self, order: Order) -> None:
-        run = self._run
+        run, news = self._run, order.news
         touched: set[str] = set()
-        for verdict in order.verdicts:
+        for asked in news.asked:
+            self._keep_target(asked)
+        for answered in news.answered:
+            run.ring.unpin(_question(answered))
+        if news.withdraw:
+            touched |= run.layers.clear()
+        for verdict in news.verdicts:
             run.ring.unpin(verdict.decision_id)
             if verdict.result is not Result.DID_NOT_HELP:
                 continue
@@ -178,6 +184,13 @@ class Orders:
             run.mix.apply_now(run.clock.tick + 1)
         if order.decision is not None:
             self._carry_out(order.decision)
+
+    def _keep_target(self, decision: Decision) -> None:
+        """Keep what a decision that waits for approval would go back to."""
+        onset = decision.onset if decision.onset is not None else decision.tick
+        target = self._run.ring.at_or_before(onset - 1)
+        if target is not None and any(action.name == "rollback" for action in decision.actions):
+            self._run.ring.hold(target, _question(decision.id))
 
     def _carry_out(self, decision: Decision) -> Outcome:
         outcome = carry_out(self._run, decision)
@@ -194,3 +207,8 @@ class Orders:
             self._shown_weights = mix.weights
             for name, weight in mix.applied.items():
                 metrics.override(f"weight/{name}", weight)
+
+
+def _question(decision: str) -> str:
+    """The name under which the ring holds a state for a decision that waits for approval."""
+    return f"question {decision}"

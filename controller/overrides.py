@@ -74,6 +74,12 @@ class Layers:
         self._layers = [layer for layer in self._layers if layer.decision != decision]
         return gone
 
+    def clear(self) -> set[str]:
+        """Take all of them away; returns the targets that this changes."""
+        gone = {layer.target for layer in self._layers}
+        self._layers = []
+        return gone
+
     def expire(self, tick: int) -> set[str]:
         """Drop the layers that are over; returns the targets that they were on."""
         gone = {layer.target for layer in self._layers if layer.over(tick)}

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..monitors.bank import MonitorBank, Readings
 from ..monitors.plan import Plan
 from ..monitors.types import Health, Sample
-from ..policies.engine import Engine, Turn
+from ..policies.engine import Command, Engine, Turn
 from ..policies.policy import Mode, Policy
-from ..policies.types import Decision, Disposition, Outcome, Status, Verdict
+from ..policies.types import Decision, Disposition, Outcome, Reply, Status, Verdict
 from .journal.store import Journal, JournalError
 from .metrics import Metrics
+from .outside import LOOK_SECONDS, Outside, difference, objections
 
 log = logging.getLogger("midcourse")
+
+
+@dataclass(slots=True)
+class News:
+    """What all processes must know of besides an act.
+
+    ``verdicts`` close what waited for them. Decisions that were ``asked`` about need the state that they
+    would go back to until they are ``answered``. ``withdraw``: the overrides in force are taken back.
+    """
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    asked: list[Decision] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    withdraw: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.verdicts or self.asked or self.answered or self.withdraw)
+
+    def extend(self, other: News) -> None:
+        """Append what came later."""
+        self.verdicts += other.verdicts
+        self.asked += other.asked
+        self.answered += other.answered
+        self.withdraw = self.withdraw or other.withdraw
 
 
 class Pilot:
@@ -27,6 +53,7 @@ class Pilot:
         journal: Where it is written; a journal that cannot be written puts the engine in observe mode.
         metrics: What is shown.
         clock: Seconds, for the overhead by part.
+        outside: What may come from outside while the run goes on.
     """
 
     def __init__(
@@ -35,11 +62,14 @@ class Pilot:
         journal: Journal,
         metrics: Metrics,
         clock: Callable[[], float] = time.perf_counter,
+        outside: Outside | None = None,
     ) -> None:
         self.policy = policy
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
-        self._verdicts: list[Verdict] = []
+        self._news = News()
+        self._outside = outside
+        self._look_at: float | None = None  # the first look comes before the first sample
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
@@ -65,7 +95,7 @@ class Pilot:
         if mode is Mode.OBSERVE or state["mode"] == Mode.OBSERVE.value:
             self.engine.mode = mode
         self._decided = dict(state["decided"])
-        self._metrics.mode(self.engine.mode)
+        self._show_mode()
 
     def land(self, waiting: Decision | None, tick: int) -> None:
         """Once the state was taken over: what is in flight and does not wait any more gets its outcome.
@@ -73,6 +103,7 @@ class Pilot:
         A checkpoint that was written in the midst of an act does not hold it. Where the act ended with that
         checkpoint it was applied; of any other nobody knows what became of it, so it is forgotten, uncharged.
         """
+        self.engine.restarted(tick)
         flying = self.engine.in_flight
         if flying is None or (waiting is not None and waiting.id == flying.id):
             return
@@ -86,15 +117,19 @@ class Pilot:
     @property
     def acting(self) -> bool:
         """Whether decisions change the run."""
-        return self.engine.mode is Mode.ACT
+        return self.engine.acting
 
     def judge_step(self, sample: Sample) -> Decision | None:
         """Before the update: what the guard says of loss and gradients, and whether to skip the step."""
+        if self._look_at is None:
+            self._look(sample.tick - 1)
         readings = self.bank.judge_step(sample)
         return self._take(self.engine.judge_step(sample, readings), sample)
 
     def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
         """After the update: the decision to act, if any, and whether the state is one to return to."""
+        if self._look_at is None:
+            self._look(sample.tick - 1)
         began = self._clock()
         readings = self.bank.update(sample)
         sensed = self._clock()
@@ -113,6 +148,8 @@ class Pilot:
             ("journal", ended - decided),
         ):
             self._metrics.overhead(part, seconds)
+        if self._look_at is None or ended >= self._look_at:
+            self._look(sample.tick)
         return decision, not self.engine.suspects
 
     def settle(self, outcome: Outcome) -> None:
@@ -137,10 +174,69 @@ class Pilot:
         self.event("plan", tick, plan.to_json())
         self.bank.plan(plan)
 
-    def take_verdicts(self) -> list[Verdict]:
-        """Verdicts since the last call: what did not help is to be withdrawn, and nothing waits any more."""
-        verdicts, self._verdicts = self._verdicts, []
-        return verdicts
+    def take_news(self) -> News:
+        """What all processes must know of since the last call."""
+        news, self._news = self._news, News()
+        return news
+
+    def _look(self, tick: int) -> None:
+        """Between two ticks: take up what has come from outside since the last look."""
+        outside = self._outside
+        self._look_at = self._clock() + LOOK_SECONDS
+        if outside is None:
+            return
+        switch = outside.switch()
+        if switch.off is not self.engine.off:
+            self._command(Command.OFF if switch.off else Command.ON, tick, by=switch.by)
+            self._news.withdraw = self._news.withdraw or switch.withdraw
+        for decision in self.engine.waiting:
+            if answer := outside.answer(decision.id):
+                reply, by = answer
+                told = Command.APPROVE if reply is Reply.YES else Command.REJECT
+                self._command(told, tick, decision.id, by)
+        edited = outside.edited()
+        if isinstance(edited, Policy):
+            self._edit(edited, outside, tick)
+        elif edited is not None:
+            self._refuse([str(problem) for problem in edited.problems], tick)
+
+    def _command(self, command: Command, tick: int, subject: str = "", by: str = "") -> None:
+        """Obey a command from outside, which a replay must find in the journal."""
+        detail = {"command": command.value, "subject": subject, "by": by}
+        if not self._write(self._journal.event, "command", tick, detail):
+            return
+        log.warning("%s", " ".join(filter(None, (command.value, subject, f"(by {by})" if by else ""))))
+        self._take(self.engine.command(command.value, tick, subject, by), None)
+        self._show_mode()
+
+    def _edit(self, policy: Policy, outside: Outside, tick: int) -> None:
+        """Take up an edited policy from the next tick on, or say why not."""
+        if problems := objections(self.policy, policy):
+            self._refuse([f"{policy.source}: {problem}" for problem in problems], tick)
+            return
+        changed = difference(self.policy, policy)
+        detail = {"source": policy.source, "text": policy.text, "diff": changed}
+        if not self._write(self._journal.event, "policy", tick, detail):
+            return
+        log.warning("the policy was edited and is in force from the next tick on:\n%s", "\n".join(changed))
+        outside.take(policy)
+        self.policy = policy
+        self.bank.take_specs(policy.monitors, policy.baselines)
+        self.engine.take_policy(policy)
+        self._health = {name: self._health.get(name, {}) for name in self.bank.readings}
+        self._metrics.edited(policy)
+        self._show_mode()
+
+    def _refuse(self, problems: Sequence[str], tick: int) -> None:
+        """An edit that cannot be taken up changes nothing and says so."""
+        log.error(
+            "the edited policy is not taken up, the one before stays in force:\n%s", "\n".join(problems)
+        )
+        self._metrics.edited(None)
+        self._write(self._journal.event, "policy_refused", tick, {"problems": list(problems)})
+
+    def _show_mode(self) -> None:
+        self._metrics.mode(Mode.ACT if self.engine.acting else Mode.OBSERVE)
 
     def _take(self, turn: Turn, sample: Sample | None) -> Decision | None:
         for change in turn.phases:
@@ -153,11 +249,19 @@ class Pilot:
             self._write(self._journal.verdict, verdict)
             self._metrics.verdict(verdict, decision)
             log.warning("%s: %s (%s)", decision.id, verdict.result.value.replace("_", " "), verdict.reason)
-            self._verdicts.append(verdict)
+            self._news.verdicts.append(verdict)
+        for answer in turn.answers:
+            detail = {"decision": answer.decision_id, "reply": answer.reply.value, "by": answer.by}
+            self._write(self._journal.event, "approval", answer.tick, detail)
+            log.warning("%s: %s (%s)", answer.decision_id, answer.reply.value, answer.by)
+            self._news.answered.append(answer.decision_id)
         act: Decision | None = None
         for decision in turn.decisions:
             written = self._write(self._journal.decision, decision)
             self._metrics.decision(decision)
+            if decision.disposition is Disposition.AWAITING_APPROVAL:
+                log.warning("%s waits for approval: midcourse approve RUN %s", decision.id, decision.id)
+                self._news.asked.append(decision)
             if decision.disposition is not Disposition.ACT:
                 continue
             self._decided[decision.id] = decision
@@ -166,6 +270,8 @@ class Pilot:
             else:
                 reason = "it could not be written to the journal first"
                 self.engine.record(Outcome(decision.id, Status.FAILED, decision.tick, reason))
+        if turn.decisions or turn.answers:
+            self._metrics.waiting(len(self.engine.waiting))
         return act
 
     def _write(self, write: Callable[..., None], *args: Any) -> bool:
@@ -177,7 +283,7 @@ class Pilot:
                 log.error("the journal cannot be written, so nothing will be changed any more: %s", error)
                 self._metrics.error("journal")
                 self.engine.command("observe", args[0] if isinstance(args[0], int) else 0)
-                self._metrics.mode(self.engine.mode)
+                self._show_mode()
             return False
         return True
 

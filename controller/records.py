@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from ..policies.policy import Policy
 from .journal.store import Journal
 from .metrics import Metrics
+from .outside import Outside
 from .pilot import Pilot
 
 log = logging.getLogger("midcourse")
@@ -64,7 +65,7 @@ class Records:
                 facts=facts,
             )
         )
-        pilot = Pilot(policy, journal, metrics, clock)
+        pilot = Pilot(policy, journal, metrics, clock, Outside(directory, policy))
         return cls(journal, metrics, pilot, None if port is None else metrics.serve(port))
 
     def told(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:

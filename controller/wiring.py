@@ -12,7 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from ..policies.policy import Policy
+from ..policies.policy import Mode, Policy
 from .assembly import assemble_cycle, assemble_run
 from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
@@ -346,7 +346,8 @@ class Wiring:
     def _report(self, run: Run) -> None:
         if self._records is None:
             return
-        told = report(run, self._settings.policy, self._records.pilot.engine.mode, self._notices)
+        mode = Mode.ACT if self._records.pilot.acting else Mode.OBSERVE
+        told = report(run, self._settings.policy, mode, self._notices)
         for line in told.lines:
             self._settings.say(line)
         self._tell("start", told.facts)

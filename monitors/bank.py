@@ -79,7 +79,7 @@ class MonitorBank:
     """
 
     def __init__(self, specs: Sequence[MonitorSpec], baselines: Sequence[str] = ()) -> None:
-        self._specs = (*specs, *(MonitorSpec(name, "baseline", {"signal": name}) for name in baselines))
+        self._specs = _specs(specs, baselines)
         self._errors: list[str] = []
         self._said: set[str] = set()
         self._lateness: dict[str, int] = {}
@@ -89,6 +89,13 @@ class MonitorBank:
         """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
         self._start()
         self._share_scales()
+
+    def take_specs(self, specs: Sequence[MonitorSpec], baselines: Sequence[str]) -> None:
+        """Go on with the monitors of an edited policy: those that are written as before keep their state."""
+        state = self.state_dict()
+        self._specs, self._lateness = _specs(specs, baselines), {}
+        self.load_state_dict(state)
+        self.news = True
 
     def _start(self) -> None:
         """Make all monitors that need no name to be seen first."""
@@ -309,6 +316,10 @@ class MonitorBank:
             self._said.add(message)
             self.news = True
             self._errors.append(message)
+
+
+def _specs(monitors: Sequence[MonitorSpec], baselines: Sequence[str]) -> tuple[MonitorSpec, ...]:
+    return (*monitors, *(MonitorSpec(name, "baseline", {"signal": name}) for name in baselines))
 
 
 def _written(spec: MonitorSpec) -> str:

@@ -48,8 +48,8 @@ class Questions:
 
     @property
     def waiting(self) -> Sequence[Decision]:
-        """The decisions, oldest first."""
-        return [question.decision for question in self._open.values()]
+        """The decisions to which nothing was said so far, oldest first."""
+        return [question.decision for question in self._open.values() if question.reply is None]
 
     def ask(self, decision: Decision) -> None:
         """Let a decision wait."""

@@ -21,9 +21,19 @@ from .types import Outcome, Status, Turn
 
 @dataclass(frozen=True, slots=True)
 class Commanded:
-    """A command that the engine was given, and at which tick."""
+    """A command that the engine was given, and at which tick; see ``Engine.command``."""
 
     command: str
+    tick: int
+    subject: str = ""
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEdited:
+    """After this tick an edited policy came into force."""
+
+    policy: Policy
     tick: int
 
 
@@ -49,7 +59,7 @@ class Foreseen:
     tick: int
 
 
-Event = Sample | Outcome | Commanded | Resumed | StateLoaded | Foreseen
+Event = Sample | Outcome | Commanded | PolicyEdited | Resumed | StateLoaded | Foreseen
 
 
 class Replay:
@@ -93,7 +103,11 @@ class Replay:
         if isinstance(event, Foreseen):
             self.bank.plan(event.plan)
             return Turn()
-        return self.engine.command(event.command, event.tick)
+        if isinstance(event, PolicyEdited):
+            self.bank.take_specs(event.policy.monitors, event.policy.baselines)
+            self.engine.take_policy(event.policy)
+            return Turn()
+        return self.engine.command(event.command, event.tick, event.subject, event.by)
 
     def dismiss(self, tick: int) -> Turn:
         """Nobody carries out what the policy decides any more: it only watches from here on."""
@@ -140,6 +154,7 @@ class Replay:
             state = self._state(tick, "a new process")
             self.bank.load_state_dict(state["monitors"])
             self.engine.load_state_dict(state["engine"])
+        self.engine.restarted(tick)
         self._tick = tick
 
     def _state(self, tick: int, who: str) -> dict[str, Any]:

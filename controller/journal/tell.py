@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...monitors.registry import extra_numbers
-from ...policies.types import Action, Decision, Disposition, Outcome, Result, Status, Verdict
+from ...policies.types import Action, Decision, Disposition, Outcome, Reply, Result, Status, Verdict
 from .reader import JournalReader
+from .tables import Event
 
 _FIRED = re.compile(r"(?P<monitor>[\w-]+(\[.*\])?) (?P<health>alarm|nonfinite|warning)( \((?P<why>.*)\))?")
 _SAYS = {"alarm": "alarmed", "nonfinite": "was not finite", "warning": "warned"}
@@ -30,6 +31,7 @@ class Story:
     decision: Decision
     outcomes: list[Outcome] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    answer: Event | None = None
 
 
 def stories(reader: JournalReader, attempt: int | None = None) -> list[Story]:
@@ -45,6 +47,8 @@ def stories(reader: JournalReader, attempt: int | None = None) -> list[Story]:
             newest[item.decision_id].outcomes.append(item)
         elif isinstance(item, Verdict) and item.decision_id in newest:
             newest[item.decision_id].verdicts.append(item)
+        elif isinstance(item, Event) and item.kind == "approval" and item.detail["decision"] in newest:
+            newest[item.detail["decision"]].answer = item
     return [story for story in told if attempt in (None, story.attempt)]
 
 
@@ -55,6 +59,8 @@ def tell(story: Story, signals: Mapping[str, str], onset_step: int | None = None
     change began, where the journal still has that tick.
     """
     sentences = [_fired(story.decision, signals, onset_step)]
+    if story.answer is not None:
+        sentences.append(_answered(story.decision, story.answer))
     if story.decision.disposition is Disposition.ACT and not story.outcomes:
         sentences.append(f"The journal does not say that it was done ({_actions(story.decision)}).")
     sentences += [_done(story.decision, outcome) for outcome in story.outcomes]
@@ -89,8 +95,20 @@ def _fired(decision: Decision, signals: Mapping[str, str], onset_step: int | Non
     if decision.disposition is Disposition.OBSERVE:
         ending = f" It only observed and changed nothing; it would have done {_actions(decision)}."
     elif decision.disposition is Disposition.AWAITING_APPROVAL:
-        ending = f" It waits for approval of {_actions(decision)}."
+        ending = f" It asked for approval of {_actions(decision)}."
     return f"{where} {rule} fired because {because}{onset}.{ending}"
+
+
+_REPLIES = {
+    Reply.YES.value: "the answer was yes",
+    Reply.NO.value: "the answer was no",
+    Reply.LAPSED.value: "the question lapsed",
+}
+
+
+def _answered(decision: Decision, answer: Event) -> str:
+    later = _count(answer.tick - decision.tick, "tick")
+    return f"{_REPLIES[answer.detail['reply']].capitalize()} {later} later: {answer.detail['by']}."
 
 
 def _cause(match: re.Match[str], decision: Decision, signals: Mapping[str, str]) -> str:

@@ -147,6 +147,7 @@ def _follow(
 ) -> None:
     alarms, bank = Alarms(replay.bank), replay.bank
     parting = _Parting(policy, chapter)
+    said: set[str] = set()
     for event in chapter.events():
         turn = replay.take(event)
         if isinstance(event, Sample):
@@ -166,7 +167,10 @@ def _follow(
                 if course.difference is not None:
                     turn.extend(replay.dismiss(event.tick))
             turn.extend(_record_only(replay, parting))
-        course.decisions += turn.decisions
+        for decision in turn.decisions:  # one that waited for approval comes again when it is taken
+            if decision.id not in said:
+                said.add(decision.id)
+                course.decisions.append(decision)
         course.verdicts += turn.verdicts
 
 
@@ -176,9 +180,13 @@ class _Parting:
     def __init__(self, policy: Policy, chapter: Chapter) -> None:
         self._dry = policy.mode is Mode.OBSERVE
         self._observers = frozenset(rule.name for rule in policy.rules if rule.mode is Mode.OBSERVE)
-        self._acts = {each.id: each for each in chapter.decisions if each.disposition is Disposition.ACT}
+        self._acts = {
+            each.id: each
+            for each in chapter.decisions
+            if each.disposition is Disposition.ACT or each.id in chapter.approved
+        }
         done = [act for act in self._acts.values() if act.id in chapter.applied and _steers(act.actions)]
-        self._done = deque(sorted(done, key=lambda act: act.tick))
+        self._done = deque(sorted((chapter.approved.get(act.id, act.tick), act.id) for act in done))
 
     def shares(self, decision: Decision) -> bool:
         """Whether the run decided on the same act."""
@@ -191,10 +199,10 @@ class _Parting:
         for decision in own.values():
             if not self.shares(decision):
                 return Difference(tick, decision, by_policy=True)
-        while self._done and self._done[0].tick <= tick:
-            act = self._done.popleft()
-            if act.id not in own:
-                return Difference(act.tick, act, by_policy=False)
+        while self._done and self._done[0][0] <= tick:
+            taken, id = self._done.popleft()
+            if id not in own:
+                return Difference(taken, self._acts[id], by_policy=False)
         return None
 
     def _would_act(self, decision: Decision) -> bool:

@@ -11,8 +11,9 @@ from pathlib import Path
 from ...monitors.plan import Plan
 from ...monitors.types import Sample
 from ...policies import replay
-from ...policies.replay import Foreseen, Resumed, StateLoaded, landmarks_of
-from ...policies.types import Decision, Outcome, Status, Verdict
+from ...policies.policy import parse_policy
+from ...policies.replay import Commanded, Foreseen, PolicyEdited, Resumed, StateLoaded, landmarks_of
+from ...policies.types import Decision, Outcome, Reply, Status, Verdict
 from ..journal.place import JournalError
 from ..journal.reader import JournalReader
 from ..journal.tables import Event, Item
@@ -20,8 +21,15 @@ from .recording import Chapter, Recording, RecordingError
 
 _SQLITE = b"SQLite format 3"
 
+
+def _edited(event: Event) -> PolicyEdited:
+    return PolicyEdited(parse_policy(event.detail["text"], event.detail["source"]), event.tick)
+
+
 _EVENTS: Mapping[str, Callable[[Event], replay.Event]] = {
     "resumed": lambda event: Resumed(event.tick),
+    "command": lambda event: Commanded(tick=event.tick, **event.detail),
+    "policy": _edited,
     "plan": lambda event: Foreseen(Plan.from_json(event.detail), event.tick),
 }
 """Kinds of events that a replay must know of, and what they are to it."""
@@ -71,6 +79,11 @@ def _chapter(reader: JournalReader, path: Path, number: int, policy_text: str, w
         frozenset(
             item.decision_id for item in items if isinstance(item, Outcome) and item.status is Status.APPLIED
         ),
+        {
+            item.detail["decision"]: item.tick
+            for item in items
+            if isinstance(item, Event) and item.kind == "approval" and item.detail["reply"] == Reply.YES.value
+        },
         whole,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...policies.replay import Event
@@ -24,7 +24,8 @@ class Chapter:
     ``events`` gives its samples and what happened to it, in order, as often as it is called. ``resumed`` is
     the tick after which it goes on from an earlier chapter, None where it begins anew. ``decisions`` and
     ``verdicts`` are those that the run's own policy, ``policy_text``, came to; ``applied`` the ids of what
-    was done to the run. ``whole`` says that no sample of it is missing.
+    was done to the run. ``approved`` says at which tick the run took a decision that had waited for a yes.
+    ``whole`` says that no sample of it is missing.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Chapter:
     decisions: Sequence[Decision] = ()
     verdicts: Sequence[Verdict] = ()
     applied: frozenset[str] = frozenset()
+    approved: Mapping[str, int] = field(default_factory=dict)
     whole: bool = True
 
 

@@ -150,7 +150,7 @@ def network(width: int = 16) -> torch.nn.Module:
 
 def train(
     run_dir: Path | None = None,
-    policy: str = "",
+    policy: str | Path = "",
     *,
     triggers: dict[int, float] | None = None,
     epochs: int = 3,
@@ -188,11 +188,12 @@ def train(
 ) -> Trace:
     """Train a small network; ``triggers`` logs ``trigger`` at these ticks, ``also`` other signals.
 
-    ``spoil(tick, loss)`` may change a tick's loss; ``announce`` names signals that are expected to change,
-    by tick. At tick ``die_at`` the loop raises ``Died``. The first pass breaks off after ``break_off``
-    batches; a pass of the mixture has ``batches``. Without ``run_dir`` Midcourse stays away. ``loading``
-    configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP; ``peeks`` runs the model without a
-    backward after every update but each fifth, at which snapshots are taken.
+    ``policy`` is its text, or a file. ``spoil(tick, loss)`` may change a tick's loss; ``announce`` names
+    signals that are expected to change, by tick. At tick ``die_at`` the loop raises ``Died``. The first pass
+    breaks off after ``break_off`` batches; a pass of the mixture has ``batches``. Without ``run_dir``
+    Midcourse stays away. ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP;
+    ``peeks`` runs the model without a backward after every update but each fifth, at which snapshots are
+    taken.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -224,7 +225,7 @@ def train(
     if run_dir is not None:
         controller = Controller(
             accelerator,
-            policy=parse_policy(policy),
+            policy=parse_policy(policy) if isinstance(policy, str) else policy,
             run_dir=run_dir,
             **{"say": lambda line: None, **kwargs},
         )
