@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 RANK = {"stop": 5, "rollback": 4, "skip_step": 3, "scale_lr": 2, "reweight": 1, "notify": 0}
 CORRECTIONS = {"rollback", "scale_lr", "reweight"}
+FREE = {"skip_step", "notify"}
 
 
 @dataclass
 class Plan:
-    """One rule: its rungs hold one action each."""
+    """One rule: its rungs hold one action each. ``approve``: for how long it asks, and what silence means."""
 
     name: str
     ladder: tuple[str, ...]
@@ -25,6 +26,8 @@ class Plan:
     max: int | None
     within: int | None
     observe: bool
+    group: str | None = None
+    approve: tuple[int, str] | None = None
 
     @property
     def last_resort(self) -> bool:
@@ -46,6 +49,9 @@ class Story:
     unproven: bool = False
     done: list[int] = field(default_factory=list)
     due: int | None = None
+    asked: tuple[int, int] | None = None
+    """Since when it asks, and for which rung."""
+    reply: str | None = None
 
     def broke(self, tick: int) -> bool:
         inside = sum(1 for past in self.done if past > tick - self.plan.per)
@@ -53,14 +59,30 @@ class Story:
 
 
 class ReferenceEngine:
-    """Says at each tick its decisions, as (rule, kind, action), and verdicts, as (rule, result)."""
+    """Says at each tick its decisions, as (rule, kind, action), and verdicts, as (rule, result).
 
-    def __init__(self, plans: list[Plan], limit: tuple[int, int] | None, quiet: int) -> None:
+    ``quiet`` is after how long a rule starts anew, ``start`` how long none acts at the start. ``answers`` are
+    what came of questions, as (rule, reply).
+    """
+
+    def __init__(self, plans: list[Plan], limit: tuple[int, int] | None, quiet: int, start: int = 0) -> None:
         self.quiet = quiet
+        self.start = start
+        self.off = False
+        self.answers: list[tuple[str, str]] = []
         self.stories = [Story(plan) for plan in plans]
         self.limit = limit
         self.corrections: list[int] = []
         self.observing = False
+
+    def told(self, command: str) -> None:
+        """``off`` or ``on``; ``yes`` or ``no`` to all that ask."""
+        if command in ("off", "on"):
+            self.off = command == "off"
+        else:
+            for story in self.stories:
+                if story.asked is not None and story.reply is None:
+                    story.reply = command
 
     def tick(
         self, tick: int, holds: list[bool | None], fresh: list[bool], helped: bool | None, status: str
@@ -68,7 +90,11 @@ class ReferenceEngine:
         verdicts = self.close_due(tick, helped)
         wishes = []
         for place, story in enumerate(self.stories):
-            if self.wants(story, tick, holds[place], fresh[place]):
+            fired = story.phase == "firing"
+            wants = self.wants(story, tick, holds[place], fresh[place])
+            if fired and not wants:
+                self.lapse(story)
+            if wants:
                 rung = self.affordable(story, tick)
                 wishes.append((1 if rung is None else -RANK[story.plan.ladder[rung]], place, rung))
         decisions: list[tuple[str, str, str]] = []
@@ -77,20 +103,26 @@ class ReferenceEngine:
         for _, place, rung in sorted(wishes, key=lambda wish: wish[:2]):
             story = self.stories[place]
             action = "" if rung is None else story.plan.ladder[rung]
-            if busy:
+            if busy or (rung is not None and self.held_back(story, action, tick)):
                 continue
             if (
                 action in CORRECTIONS
-                and not (self.observing or story.plan.observe)
+                and not (self.observing or self.off or story.plan.observe)
                 and self.beyond_limit(tick)
             ):
                 self.observing = True
                 decisions.append(("limits", "observe", ""))
+            if rung is not None and story.plan.approve and not (self.watches or story.plan.observe):
+                rung = self.approved(story, rung, tick, decisions)
+                if rung is None:
+                    continue
+                action = story.plan.ladder[rung]
             self.begin_turn(story, verdicts)
             if rung is None:
                 story.phase = "exhausted"
-            elif self.observing or story.plan.observe:
-                busy = self.observing
+            elif self.watches or story.plan.observe:
+                busy = self.watches
+                self.lapse(story)
                 decisions.append((story.plan.name, "observe", action))
                 self.take(story, rung, tick)
                 story.unproven = False
@@ -102,6 +134,44 @@ class ReferenceEngine:
         if actor is not None:
             verdicts += self.outcome(*actor, tick, status)
         return decisions, verdicts
+
+    @property
+    def watches(self) -> bool:
+        return self.observing or self.off
+
+    def lapse(self, story: Story) -> None:
+        if story.asked is not None:
+            story.asked = story.reply = None
+            self.answers.append((story.plan.name, "lapsed"))
+
+    def held_back(self, story: Story, action: str, tick: int) -> bool:
+        if self.start and tick <= self.start and action not in FREE:
+            return True
+        others = [s for s in self.stories if s is not story and s.plan.group == story.plan.group]
+        return story.plan.group is not None and any(
+            other.phase == "cooldown" or other.due is not None for other in others
+        )
+
+    def approved(
+        self, story: Story, rung: int, tick: int, decisions: list[tuple[str, str, str]]
+    ) -> int | None:
+        """The rung that was said yes to, if it was."""
+        assert story.plan.approve is not None
+        within, silence = story.plan.approve
+        if story.asked is None:
+            story.asked = (tick, rung)
+            decisions.append((story.plan.name, "awaiting_approval", story.plan.ladder[rung]))
+            return None
+        since, asked = story.asked
+        reply = story.reply or (silence if tick - since >= within else None)
+        if reply is None:
+            return None
+        story.asked = story.reply = None
+        self.answers.append((story.plan.name, reply))
+        if reply == "yes":
+            return asked
+        story.phase, story.silent_until, story.must_clear = "cooldown", tick + story.plan.cooldown, True
+        return None
 
     def affordable(self, story: Story, tick: int) -> int | None:
         plan, last, rung = story.plan, len(story.plan.ladder) - 1, self.rung_of(story)
@@ -214,4 +284,5 @@ class ReferenceEngine:
             for other in self.stories:
                 if other.phase in ("pending", "firing"):
                     other.phase = "inactive"
+                self.lapse(other)
         return verdicts

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from reference_engine import CORRECTIONS, Plan, ReferenceEngine
 
 from midcourse.policies import phases
-from midcourse.policies.model import Budget, LimitResponse, Limits, Mode, Policy
-from midcourse.policies.types import Decision, Disposition, Outcome, Status, Turn
+from midcourse.policies.model import Approval, Budget, LimitResponse, Limits, Mode, Policy, Quiet
+from midcourse.policies.types import Decision, Disposition, Outcome, Reply, Status, Turn
 
 QUIET_TICKS = 12
 """Instead of a thousand: short episodes then meet the end of a quiet period from both sides."""
@@ -42,6 +42,8 @@ plans = st.builds(
     max=st.none() | st.integers(1, 6),
     within=st.none() | st.integers(1, 6),
     observe=st.sampled_from([False, False, False, True]),
+    group=st.sampled_from([None, None, "g"]),
+    approve=st.sampled_from([None, None, (3, "no"), (8, "yes"), (50, "no")]),
 )
 limits = st.none() | st.tuples(st.integers(1, 4), st.sampled_from([5, 30]))
 
@@ -53,12 +55,13 @@ episodes = st.lists(
         st.tuples(states, states, states),
         st.sampled_from([0.0, 1.0, None]),
         st.sampled_from(["applied", "applied", "applied", "refused", "failed"]),
+        st.sampled_from([None, None, None, "yes", "yes", "no", "off", "on", "on"]),
     ),
     max_size=14,
 )
 
 
-def built(drawn: list[Plan], limit: tuple[int, int] | None) -> Policy:
+def built(drawn: list[Plan], limit: tuple[int, int] | None, start: int = 0) -> Policy:
     """The same rules for the real engine: the rule in place i reads monitor i."""
     rules = []
     for place, plan in enumerate(drawn):
@@ -73,14 +76,24 @@ def built(drawn: list[Plan], limit: tuple[int, int] | None) -> Policy:
                 budget=Budget(plan.acts, plan.per, plan.max),
                 verify=plan.within and (plan.within, "c.level < 0.5"),
                 mode=Mode.OBSERVE if plan.observe else Mode.ACT,
+                exclusive=plan.group,
+                approve=plan.approve and Approval(plan.approve[0], Reply(plan.approve[1])),
             )
         )
-    return policy(*rules, limits=limit and Limits(*limit, then=LimitResponse.OBSERVE))
+    return policy(*rules, limits=limit and Limits(*limit, then=LimitResponse.OBSERVE), quiet=Quiet(start))
 
 
-def inputs(episode: tuple[int, tuple[str, str, str], float | None, str]) -> dict[str, Any]:
+def command(run: Run, told: str) -> None:
+    """Tell the engine what ``ReferenceEngine.told`` understands."""
+    if told in ("off", "on"):
+        run.engine.command(told, run.tick)
+    for decision in run.engine.waiting if told in ("yes", "no") else ():
+        run.engine.command("approve" if told == "yes" else "reject", run.tick, decision.id)
+
+
+def inputs(episode: tuple[int, tuple[str, str, str], float | None, str, str | None]) -> dict[str, Any]:
     """One tick of an episode, for ``Run.step``."""
-    _, each, level, _ = episode
+    _, each, level, *_ = episode
     return {
         "unmeasured": [name for name, state in zip(MONITORS, each, strict=True) if "unmeasured" in state],
         "unknown": [name for name, state in zip(MONITORS, each, strict=True) if state == "unknown"],
@@ -100,14 +113,16 @@ def said(turn: Turn) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(plans, min_size=1, max_size=3), limits, episodes)
+@given(st.lists(plans, min_size=1, max_size=3), limits, st.sampled_from([0, 0, 5, 30]), episodes)
 def test_it_says_what_the_naive_model_says(
-    drawn: list[Plan], limit: tuple[int, int] | None, story: list[Any]
+    drawn: list[Plan], limit: tuple[int, int] | None, start: int, story: list[Any]
 ) -> None:
-    plan = built(drawn, limit)
-    run, model = Run(plan), ReferenceEngine(drawn, limit, QUIET_TICKS)
+    run, model = Run(built(drawn, limit, start)), ReferenceEngine(drawn, limit, QUIET_TICKS, start)
     for episode in story:
-        count, each, level, status = episode
+        count, each, level, status, told = episode
+        if told is not None:
+            command(run, told)
+            model.told(told)
         bad = [name for name, state in zip(MONITORS, each, strict=True) if state.startswith("bad")]
         run.status = Status(status)
         for _ in range(count):
@@ -118,6 +133,8 @@ def test_it_says_what_the_naive_model_says(
             expected = model.tick(run.tick, holds, fresh, helped, status)
             assert said(turn) == expected
         assert [run.phase(one.name) for one in drawn] == [one.phase for one in model.stories]
+        answers = [(answer.decision_id.split("@")[0], answer.reply.value) for answer in run.said.answers]
+        assert answers == model.answers
         assert (run.engine.mode is Mode.OBSERVE) == model.observing
 
 
@@ -125,38 +142,45 @@ def test_it_says_what_the_naive_model_says(
 @given(
     st.lists(plans, min_size=1, max_size=3),
     limits,
-    st.lists(st.tuples(st.sets(st.sampled_from(MONITORS)), st.integers(0, 3)), max_size=80),
+    st.lists(
+        st.tuples(
+            st.sets(st.sampled_from(MONITORS)), st.integers(0, 3), st.sampled_from([None, "yes", "no"])
+        ),
+        max_size=80,
+    ),
 )
 def test_no_sequence_exceeds_a_budget_or_acts_twice_a_tick(
-    drawn: list[Plan], limit: tuple[int, int] | None, ticks: list[tuple[set[str], int]]
+    drawn: list[Plan], limit: tuple[int, int] | None, ticks: list[tuple[set[str], int, str | None]]
 ) -> None:
-    """Outcomes come late, twice or at once, and are of every kind."""
+    """Outcomes come late, twice or at once, and are of every kind; so are answers to those that ask."""
     run = Run(built(drawn, limit), status=None)
-    flying: Decision | None = None
-    applied: list[Decision] = []
-    for bad, delay in ticks:
+    flying: tuple[int, Decision] | None = None
+    applied: list[tuple[int, Decision]] = []
+    for bad, delay, reply in ticks:
+        if reply is not None:
+            command(run, reply)
         turn = run.step(*bad)
         decided = [decision for decision in turn.decisions if decision.disposition is Disposition.ACT]
         assert len(decided) <= 1
         assert not (decided and flying), "one act at a time"
-        flying = flying or (decided[0] if decided else None)
-        if flying and run.tick >= flying.tick + delay:
+        flying = flying or ((run.tick, decided[0]) if decided else None)
+        if flying and run.tick >= flying[0] + delay:
             status = [Status.APPLIED, Status.APPLIED, Status.REFUSED, Status.APPLIED][delay]
             for _ in range(2):
-                run.record(flying, status)
+                run.record(flying[1], status)
             applied += [flying] if status is Status.APPLIED else []
             flying = None
-    ids = Counter(decision.id for decision in run.said.decisions)
+    ids = Counter((decision.id, decision.disposition) for decision in run.said.decisions)
     assert max(ids.values(), default=1) == 1
     for one in drawn:
         charged = [
-            decision.tick
-            for decision in applied
+            tick
+            for tick, decision in applied
             if decision.rule == one.name and not (one.last_resort and decision.rung == len(one.ladder) - 1)
         ]
         assert one.max is None or len(charged) <= one.max
         assert fullest(charged, one.per) <= one.acts
-    corrections = [decision.tick for decision in applied if decision.actions[0].name in CORRECTIONS]
+    corrections = [tick for tick, decision in applied if decision.actions[0].name in CORRECTIONS]
     assert limit is None or fullest(corrections, limit[1]) <= limit[0]
 
 
