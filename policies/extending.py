@@ -90,7 +90,7 @@ def _extended(node: Node, chain: list[Source]) -> Source:
     if _BARE_NAME.fullmatch(said):
         source = Source.shipped(said)
         if source is None:
-            near = nearest(said, (Path(each.name).stem for each in _SHIPPED.iterdir()))
+            near = nearest(said, _all_shipped())
             raise _fault(node, by, f"no policy '{said}' is shipped{near} (a file is written ./{said})")
         source = Source(source.text, f"midcourse/configs/{source.name}", source.path, source.folder)
     else:
@@ -103,13 +103,21 @@ def _extended(node: Node, chain: list[Source]) -> Source:
     return source
 
 
+def _all_shipped() -> list[str]:
+    """The bare names of all policies in ``configs/``, where other YAML lies, too."""
+    named = [Path(each.name).stem for each in _SHIPPED.iterdir() if each.name.endswith(".yaml")]
+    sources = {name: Source.shipped(name) for name in named}
+    return [name for name, source in sources.items() if source and "\nversion:" in source.text]
+
+
 def _file(node: Node, by: Source, said: str) -> Source:
     if by.folder is None:
         raise _fault(node, by, f"extends {node}: a text has no folder, so it can only name a shipped policy")
     path = by.folder / said
     if not os.path.isfile(path):  # which, unlike Path's, has an answer for every text
-        there = (each.name for each in path.parent.glob("*.yaml")) if os.path.isdir(path.parent) else ()
-        raise _fault(node, by, f"extends {node}: there is no such file{nearest(path.name, there)}")
+        beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+        others = (each.name for each in beside if each.absolute() != by.path)
+        raise _fault(node, by, f"extends {node}: there is no such file{nearest(path.name, others)}")
     tidy = Path(os.path.normpath(path))  # another file, if `..` follows a link
     return Source.file(tidy if tidy.exists() and tidy.samefile(path) else path)
 

@@ -5,8 +5,8 @@
   ``NAME: null`` takes it away.
 - ``signals`` are added to those of the base.
 - ``rules`` go by their ``name``: of one that the base has, the keys that are written here are replaced, each
-  as a whole (a ladder is never mixed of two), and ``KEY: null`` takes one away; ``{name: NAME, remove: true}``
-  takes the rule away. New ones come after those of the base, in whose order the others stay.
+  as a whole (a ladder is never mixed of two), and ``KEY: null`` takes one away. The rule itself goes with
+  ``{name: NAME, remove: true}``. New ones come after those of the base, which stay in their order.
 - All else is replaced. Where nothing is written behind ``monitors:`` or ``rules:``, nothing changes.
 
 To change or to take away what the base does not have is a mistake. The language's own checks come later and

@@ -13,7 +13,7 @@ _MAPPING, _SEQUENCE, _SCALAR = (f"tag:yaml.org,2002:{kind}" for kind in ("map", 
 def write_document(document: Node) -> str:
     """The YAML of a document. What holds scalars only stands on one line, as people write it."""
     written: str = yaml.serialize(
-        _written(document), Dumper=yaml.BaseDumper, allow_unicode=True, width=_WIDTH, sort_keys=False
+        _written(document), Dumper=yaml.BaseDumper, allow_unicode=True, width=_WIDTH
     )
     return written
 
