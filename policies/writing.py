@@ -33,9 +33,9 @@ def _written(node: Node) -> yaml.Node:
 
 
 def _word(text: str) -> yaml.Node:
-    """Text, in quotes where it would else be read as a number, as nothing, or as a merge key.
+    """Text, in quotes where it would else be read as a number or as nothing.
 
     What is not printable is escaped, which is only done in double quotes: YAML folds some of it elsewhere.
     """
-    quoted = not isinstance(resolved(text), str) or text == "<<" or not text.isprintable()
+    quoted = not isinstance(resolved(text), str) or not text.isprintable()
     return yaml.ScalarNode(_SCALAR, text, style='"' if quoted else None)

@@ -150,7 +150,7 @@ def network(width: int = 16) -> torch.nn.Module:
 
 def train(
     run_dir: Path | None = None,
-    policy: str = "",
+    policy: str | Path = "",
     *,
     triggers: dict[int, float] | None = None,
     epochs: int = 3,
@@ -224,7 +224,7 @@ def train(
     if run_dir is not None:
         controller = Controller(
             accelerator,
-            policy=parse_policy(policy),
+            policy=parse_policy(policy) if isinstance(policy, str) else policy,
             run_dir=run_dir,
             **{"say": lambda line: None, **kwargs},
         )

@@ -193,6 +193,7 @@ def test_what_is_too_large_once_merged_is_refused(folder: Path) -> None:
 
 
 _texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+_keys = _texts.filter(lambda key: key != "<<")  # which no document can have
 _nodes = st.recursive(
     st.one_of(
         _texts.map(lambda text: Node(Place(), text, text)),
@@ -202,7 +203,7 @@ _nodes = st.recursive(
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4).map(lambda items: Node(Place(), items)),
-        st.dictionaries(_texts, inner, max_size=4).map(
+        st.dictionaries(_keys, inner, max_size=4).map(
             lambda keys: Node(Place(), {key: Entry(Place(), node) for key, node in keys.items()})
         ),
     ),
@@ -210,7 +211,7 @@ _nodes = st.recursive(
 )
 
 
-@given(st.dictionaries(_texts, _nodes, min_size=1, max_size=4))
+@given(st.dictionaries(_keys, _nodes, min_size=1, max_size=4))
 def test_what_is_written_reads_the_same(keys: dict[str, Node]) -> None:
     document = Node(Place(), {key: Entry(Place(), node) for key, node in keys.items()})
     again = read_document(write_document(document), faults := [])
