@@ -44,7 +44,7 @@ class Source:
     def shipped(cls, name: str) -> Source | None:
         """That of a policy in ``configs/``, by its bare name; None if there is none."""
         path = Path(str(_SHIPPED / f"{name}.yaml"))
-        if not _BARE_NAME.fullmatch(name) or not path.is_file():
+        if not _BARE_NAME.fullmatch(name) or not os.path.isfile(path):
             return None
         return cls(path.read_text("utf-8"), path.name, path, path.parent)
 
@@ -113,8 +113,8 @@ def _all_shipped() -> list[str]:
 def _file(node: Node, by: Source, said: str) -> Source:
     if by.folder is None:
         raise _fault(node, by, f"extends {node}: a text has no folder, so it can only name a shipped policy")
-    path = by.folder / said
-    if not os.path.isfile(path):  # which, unlike Path's, has an answer for every text
+    path = by.folder / said  # and ask os, which unlike Path has an answer for every text
+    if not os.path.isfile(path):
         beside = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
         others = (each.name for each in beside if each.absolute() != by.path)
         raise _fault(node, by, f"extends {node}: there is no such file{nearest(path.name, others)}")
