@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
 from random import Random
@@ -43,6 +44,18 @@ SECONDS = 2.0
 HANGS_AFTER = 20
 MAIN = "policy.yaml"
 _BASES = ("a.yaml", "sub/b.yaml", "c.yaml")
+_STRANGE = (
+    "baselin",
+    "[a.yaml]",
+    "/dev/null",
+    "/dev/zero",
+    "sub",
+    '"a\\0b"',
+    "x" * 300,
+    "",
+    "~",
+    "./baseline",
+)
 _MEMORY = 4 << 30
 
 _GOOD = (*sorted(HERE.glob("good/*.yaml")), HERE / "design.yaml", *packaged_policy("baseline").files)
@@ -83,20 +96,17 @@ def make(seed: int, number: int) -> Case:
 
 
 def _chain(random: Random) -> dict[str, bytes]:
-    """Files that extend one another, themselves, what is shipped, or what is not there."""
+    """Files that extend one another, and now and then themselves, what is not there or what is no file."""
     files = {}
-    for name in (MAIN, *random.sample(_BASES, random.randint(1, 3))):
-        said = random.choice(
-            (*_BASES, *_BASES, MAIN, "baseline", "../a.yaml", "../c.yaml", "./baseline", "", "~")
-        )
-        if random.random() < 0.1:
-            said = random.choice(
-                ("baselin", "[a.yaml]", "/dev/null", "/dev/zero", "sub", '"a\\0b"', "x" * 300)
-            )
+    names = [MAIN, *random.sample(_BASES, random.randint(1, 3)), "baseline"]
+    for name, below in pairwise(names):
+        said = below if below == "baseline" else os.path.relpath(below, os.path.dirname(name) or ".")
+        if random.random() < 0.2:
+            said = random.choice((*_STRANGE, *names))
         text = random.choice((*CORPUS, "mode: observe\n", "monitors: {rise: null, loss: null}\n"))
         text, lost = random.choice(((text, 0), (text, 0.02), (MUTATORS["nodes"](text, random), 0)))
         rows = [row for row in text.split("\n") if not row.startswith("extends:")]
-        text = "\n".join((f"extends: {said}", *(row for row in rows if random.random() > lost)))
+        text = "\n".join((f"extends: {said}", *(row for row in rows if random.random() >= lost)))
         files[name] = text.encode("utf-8", "surrogateescape")
     return files
 

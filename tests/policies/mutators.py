@@ -253,38 +253,46 @@ def _any(random: Random) -> Node:
     return read.items[0] if read and read.items else _word(str(word).replace("\ufffe", ""))
 
 
+def _sign(random: Random, known: str, foreign: str) -> str:
+    """One of the language, and now and then one that it does not have."""
+    return random.choice((known if random.random() < 0.97 else foreign).split())
+
+
 def _condition(random: Random, names: Sequence[str], depth: int) -> str:
-    inner = lambda: _condition(random, names, depth - 1)  # noqa: E731
-    number = lambda: _number(random, names, depth - 1)  # noqa: E731
-    kind = random.randrange(7) if depth > 0 else 0
-    match kind:
+    def inner() -> str:
+        return _condition(random, names, depth - 1)
+
+    def number() -> str:
+        return _number(random, names, depth - 1)
+
+    match random.randrange(7) if depth > 0 else 0:
         case 0:
             return f"{random.choice(names)}.{random.choice(sorted(CONDITIONS))}"
         case 1:
-            return f"({inner()} {random.choice(('and', 'or', '&&', 'if'))} {inner()})"
+            return f"({inner()} {_sign(random, 'and or', '&& if | xor')} {inner()})"
         case 2:
             return f"not {inner()}"
         case 3 | 4:
-            return (
-                f"{number()} {random.choice(('<', '<=', '>', '>=', '==', '!=', 'is', 'in', '='))} {number()}"
-            )
+            return f"{number()} {_sign(random, '< <= > >= == !=', 'is in = <>')} {number()}"
         case 5:
-            return f"{random.choice(('any', 'all', 'isnan', 'count'))}({inner()})"
+            return f"{_sign(random, 'any all', 'isnan count each')}({inner()})"
     return f"{number()} < {number()} <= {number()}"
 
 
 def _number(random: Random, names: Sequence[str], depth: int) -> str:
-    inner = lambda: _number(random, names, depth - 1)  # noqa: E731
+    def inner() -> str:
+        return _number(random, names, depth - 1)
+
     match random.randrange(6) if depth > 0 else random.randrange(2):
         case 0:
-            place = random.choice(("", "", "", "before.", "target."))
+            place = random.choice(("", "", "", "", "before.", "target."))
             return f"{place}{random.choice(names)}.{random.choice(sorted(NUMBERS))}"
         case 1:
-            return random.choice(("0", "3", "1e308", "1e999", "0.1", "2j", "9" * 500, "'a'", "True", "None"))
+            return _sign(random, "0 3 1e308 0.1 1e-320", f"1e999 2j {'9' * 500} 'a' True None")
         case 2:
-            return f"({inner()} {random.choice(('+', '-', '*', '/', '**', '//', '%'))} {inner()})"
+            return f"({inner()} {_sign(random, '+ - * / **', '// % @')} {inner()})"
         case 3:
             return f"-{inner()}"
         case 4:
-            return f"{random.choice(sorted(RESERVED))}({inner()}, {inner()})"
+            return f"{_sign(random, 'min max', ' '.join(sorted(RESERVED)))}({inner()}, {inner()})"
     return f"{random.choice(('abs', 'sqrt', 'log', 'exp'))}({inner()})"
