@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -172,6 +173,7 @@ MUTATORS: Mapping[str, Mutator] = {
 }
 
 
+@lru_cache(maxsize=100)  # of the texts that are spoiled again and again
 def _document(text: str) -> Node:
     """What the text says, or the smallest policy where it is none."""
     faults: list[Fault] = []
