@@ -2,7 +2,7 @@
 # A fresh machine needs make and Python >= 3.11 only:  make demo   make test   make demo PYTHON=python3.12
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all torture lint types check \
+.PHONY: help demo test test-slow test-all torture fuzz lint types check \
 	bench bench-rollback bench-detection bench-forecasting bench-precursors \
 	bench-changes clean
 
@@ -35,6 +35,9 @@ test-all: $(READY)   ## both
 torture: $(READY)    ## kill a training run 200 times, then one of two processes 40 times
 	cd tests/controller && OMP_NUM_THREADS=1 ../../$(BIN)/python torture.py --kills 200
 	cd tests/controller && OMP_NUM_THREADS=1 ../../$(BIN)/python torture.py --kills 40 --ranks 2
+
+fuzz: $(READY)       ## spoil 100 000 policy files; none may end in a traceback, hang, or be refused without a place
+	$(BIN)/python tests/policies/mutations.py --count 100000 --seed 0
 
 lint: $(READY)       ## ruff
 	$(BIN)/ruff check .

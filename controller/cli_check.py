@@ -14,12 +14,15 @@ from ..policies.policy import Policy, PolicyError, Problem, load_policy
 @click.command()
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a policy, each on its line.")
-def check(policies: tuple[str, ...], as_json: bool) -> None:
+@click.option("--merged", is_flag=True, help="Print the policy as YAML, merged with what it extends.")
+def check(policies: tuple[str, ...], as_json: bool, merged: bool) -> None:
     """Check policies and print every mistake with its place.
 
     POLICY is a YAML file, or the bare name of a shipped policy, such as baseline.
     Exits with 0 if all are good, else with 1.
     """
+    if merged and (as_json or len(policies) > 1):
+        raise click.UsageError("--merged prints one policy, as YAML")
     all_good = True
     for source in policies:
         try:
@@ -35,21 +38,22 @@ def check(policies: tuple[str, ...], as_json: bool) -> None:
             else:
                 click.echo(str(error))
         else:
-            click.echo(
-                json.dumps({"policy": source, "ok": True, **_summary(policy)}) if as_json else _told(policy)
-            )
+            told = policy.text.rstrip("\n") if merged else _told(policy)
+            click.echo(json.dumps({"policy": source, "ok": True, **_summary(policy)}) if as_json else told)
     sys.exit(0 if all_good else 1)
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:
     """A mistake of a policy, for programs."""
-    return {"line": problem.place.line, "column": problem.place.column, "message": problem.message}
+    line, column, _ = problem.place
+    return {"file": problem.source, "line": line, "column": column, "message": problem.message}
 
 
 def _summary(policy: Policy) -> dict[str, Any]:
     actions = {action.name for rule in policy.rules for rung in rule.ladder for action in rung.actions}
     return {
         "mode": policy.mode.value,
+        "extends": list(policy.extends),
         "monitors": [monitor.name for monitor in policy.monitors],
         "rules": [rule.name for rule in policy.rules],
         "actions": sorted(actions),
@@ -59,5 +63,7 @@ def _summary(policy: Policy) -> dict[str, Any]:
 def _told(policy: Policy) -> str:
     summary = _summary(policy)
     lines = [f"{policy.source}: ok, mode {summary['mode']}"]
+    if policy.extends:
+        lines.append(f"  extends: {', '.join(policy.extends)}")
     lines += [f"  {key}: {', '.join(summary[key]) or 'none'}" for key in ("monitors", "rules", "actions")]
     return "\n".join(lines)

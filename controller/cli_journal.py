@@ -27,9 +27,12 @@ from .printing import add_row, dumps, new_table, plain_console, words
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--decision", "id", metavar="ID", help="Tell one decision in sentences.")
 @click.option("--signals", is_flag=True, help="Print every sample as CSV (with --json: an object a line).")
+@click.option("--policy", is_flag=True, help="Print the last attempt's policy, merged with what it extends.")
 @click.option("--attempt", type=int, metavar="N", help="Only this process life of the run.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: what is not finite is null.")
-def journal(run: Path, id: str | None, signals: bool, attempt: int | None, as_json: bool) -> None:
+def journal(
+    run: Path, id: str | None, signals: bool, policy: bool, attempt: int | None, as_json: bool
+) -> None:
     """Show what a run saw, what was done, and whether it helped.
 
     RUN is the run's folder or its journal file; the run may be going on. Exits with 1 if there is no journal
@@ -41,6 +44,9 @@ def journal(run: Path, id: str | None, signals: bool, attempt: int | None, as_js
                 raise click.ClickException(f"{reader.path}: there is no attempt {attempt}")
             if signals:
                 _print_samples(reader, attempt, as_json)
+            elif policy:
+                lives = [life for life in reader.attempts() if attempt in (None, life.number)]
+                click.echo("".join(life.policy_text for life in lives[-1:]), nl=False)
             elif id is not None:
                 _print_story(reader, _find(stories(reader, attempt), id), as_json)
             elif as_json:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,18 @@ class Outside:
             return None
         self._stamp = stamp
         try:
-            policy = load_policy(self._source)
+            policy = load_policy(self._files[0])
         except PolicyError as error:
             return error
+        policy = replace(policy, source=self._policy.source)
         return None if policy == self._policy else policy
 
     def take(self, policy: Policy) -> None:
         """This policy is in force from now on."""
-        self._policy, self._source = policy, policy.source
-        path = Path(policy.source)
-        self._files = [path] if path.is_file() else []
+        self._policy = policy
+        # One that is at hand as text has no file of its own, whatever it extends.
+        own = bool(policy.files) and policy.files[0].name == Path(policy.source).name
+        self._files = policy.files if own else ()
         self._stamp = self._changing = _stamp(self._files)
 
 

@@ -28,14 +28,16 @@ _BOOLEAN = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "f
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_HALF = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 30
 
 
 class Place(NamedTuple):
-    """A line and a column of a file, both counted from 1."""
+    """A line and a column, both counted from 1, of the file that messages call ``source``."""
 
     line: int = 1
     column: int = 1
+    source: str = ""
 
 
 class Fault(NamedTuple):
@@ -58,16 +60,32 @@ class Problem:
 
 
 class PolicyError(ValueError):
-    """A policy that cannot be used; ``problems`` are all of its mistakes, in the order of their places."""
+    """A policy that cannot be used; ``problems`` are all of its mistakes, in the order of their places.
+
+    Those of the file ``source`` come first, then those of the files that it extends. A place that names no
+    file is one of ``source``.
+    """
 
     def __init__(self, source: str, faults: Iterable[Fault]) -> None:
         self._made_of = (source, tuple(faults))
-        self.problems = tuple(Problem(source, *fault) for fault in sorted(set(self._made_of[1])))
+        files: dict[str, list[Fault]] = {source: []}
+        for fault in sorted(set(self._made_of[1]), key=lambda fault: (fault.place.source, fault)):
+            files.setdefault(fault.place.source or source, []).append(fault)
+        self.problems = tuple(
+            Problem(file, fault.place, _printable(fault.message))
+            for file, faults in files.items()
+            for fault in faults
+        )
         super().__init__("\n".join(map(str, self.problems)))
 
     def __reduce__(self) -> tuple[type[PolicyError], tuple[str, tuple[Fault, ...]]]:
         """It is to reach the process that asked for the policy, where that is another."""
         return type(self), self._made_of
+
+
+def _printable(message: str) -> str:
+    """A message on one line: what a policy can spell, but no terminal should be sent, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 Scalar = None | bool | int | float | str
@@ -109,7 +127,7 @@ class Node:
         """The place of one character of its text, or its own where that cannot be told."""
         if self.lead is None:
             return self.place
-        return Place(self.place.line, self.place.column + self.lead + character)
+        return self.place._replace(column=self.place.column + self.lead + character)
 
     def __str__(self) -> str:
         """How an error message shows it."""
@@ -155,28 +173,30 @@ def read_text(path: Path) -> str:
         reason = (error.strerror or str(error)).lower()
         raise PolicyError(str(path), [Fault(Place(), f"cannot be read: {reason}")]) from None
     except UnicodeDecodeError as error:
-        before = data[: error.start]
-        place = Place(before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1)
-        raise PolicyError(str(path), [Fault(place, "is not UTF-8 text")]) from None
+        before = error.object[: error.start].decode()
+        raise PolicyError(str(path), [Fault(_place_behind(before), "is not UTF-8 text")]) from None
 
 
-def read_document(text: str, faults: list[Fault]) -> Node | None:
-    """The tree of a YAML document; None if it cannot be relied on. Mistakes are added to ``faults``."""
+def read_document(text: str, faults: list[Fault], source: str = "") -> Node | None:
+    """The tree of a YAML document; None if it cannot be relied on. Mistakes are added to ``faults``.
+
+    ``source`` is what the places call the file; it may be left out where there is but one.
+    """
+    start = Place(source=source)
     try:
         if len(text) > MAX_CHARACTERS:
-            raise _Refused(Place(), _TOO_LARGE)
-        tree = _Tree(text, faults)
+            raise _Refused(start, _TOO_LARGE)
+        tree = _Tree(text, faults, start)
         for event in yaml.parse(text, Loader=yaml.BaseLoader):
             tree.take(event)
         return tree.finished()
     except _Refused as refused:
         faults.append(refused.fault)
     except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        place = Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
+        place = _place_behind(text[: error.position], source)
         faults.append(Fault(place, f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"))
     except yaml.MarkedYAMLError as error:
-        place = _place(error.problem_mark or error.context_mark)
+        place = _place(error.problem_mark or error.context_mark, start)
         faults.append(Fault(place, f"is not YAML: {error.problem or error.context}"))
     return None
 
@@ -191,20 +211,21 @@ class _Open(NamedTuple):
 class _Tree:
     """Grows the tree, one event of the YAML parser after the other."""
 
-    def __init__(self, text: str, faults: list[Fault]) -> None:
+    def __init__(self, text: str, faults: list[Fault], start: Place) -> None:
         self._text = text
         self._faults = faults
+        self._start = start
         self._open: list[_Open] = []
         self._root: Node | None = None
         self._sound = True
 
     def finished(self) -> Node | None:
         if self._root is None or self._root.value is None:
-            raise _Refused(Place(), "the policy is empty")
+            raise _Refused(self._start, "the policy is empty")
         return self._root if self._sound else None
 
     def take(self, event: yaml.Event) -> None:
-        place = _place(event.start_mark)
+        place = _place(event.start_mark, self._start)
         if isinstance(event, yaml.DocumentStartEvent) and self._root:
             raise _Refused(place, "a policy file holds one document, and here begins a second")
         if isinstance(event, yaml.NodeEvent):
@@ -265,19 +286,27 @@ class _Tree:
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> Node:
         assert event.start_mark is not None
         assert event.end_mark is not None
+        half = _HALF.search(event.value)
+        if half:  # an escape can spell it, but no file can hold it
+            self._refuse(place, f"the character U+{ord(half[0]):04X} is not text by itself")
         written = self._text[event.start_mark.index : event.end_mark.index]
         if event.style is None:
-            return Node(place, _resolved(event.value), event.value, 0 if written == event.value else None)
+            return Node(place, resolved(event.value), event.value, 0 if written == event.value else None)
         quoted = event.style in "'\"" and written[1:-1] == event.value
         return Node(place, event.value, event.value, 1 if quoted else None)
 
 
-def _place(mark: _Mark | None) -> Place:
+def _place_behind(before: str, source: str = "") -> Place:
+    """Where the character stands that follows this text."""
+    return Place(before.count("\n") + 1, len(before) - before.rfind("\n"), source)
+
+
+def _place(mark: _Mark | None, start: Place) -> Place:
     """Where the YAML parser stands; what it cannot place is the file's as a whole."""
-    return Place() if mark is None else Place(mark.line + 1, mark.column + 1)
+    return start if mark is None else Place(mark.line + 1, mark.column + 1, start.source)
 
 
-def _resolved(word: str) -> Scalar:
+def resolved(word: str) -> Scalar:
     """The value of an unquoted scalar in YAML 1.2's core schema."""
     if word in _NULL:
         return None

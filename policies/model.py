@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 
 from ..monitors.types import MonitorSpec
 from .actions import Priority, priority_of
@@ -192,8 +193,10 @@ class Policy:
     """A checked policy.
 
     ``signals`` are those that the user logs; ``baselines`` the signals whose level, noise or z some
-    expression reads, so that the run keeps statistics of them. ``text`` is the YAML as read,
-    and ``source`` where it came from, for the journal.
+    expression reads, so that the run keeps statistics of them. ``text`` is the YAML as read, merged
+    with what it extends, so that it can be read again without those files; ``source`` is where it came from.
+    ``files`` are the absolute paths of all that it was read from, and ``extends`` the names of what it is
+    built on, the nearest first.
     """
 
     version: int
@@ -208,6 +211,8 @@ class Policy:
     baselines: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
     source: str = "<policy>"
+    files: tuple[Path, ...] = ()
+    extends: tuple[str, ...] = ()
 
     def reads(self, signal: str) -> bool:
         """Whether a monitor watches this signal, or an expression reads it."""

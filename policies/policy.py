@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from .document import PolicyError as PolicyError
 from .document import Problem as Problem
-from .document import read_text
+from .extending import Source
 from .model import DEFAULT_BUDGET as DEFAULT_BUDGET
 from .model import THIS as THIS
 from .model import Approval as Approval
@@ -27,8 +24,6 @@ from .model import SnapshotPlan as SnapshotPlan
 from .model import Verify as Verify
 from .schema import build_policy
 
-_BARE_NAME = re.compile(r"[a-z][a-z0-9-]*")
-
 
 def load_policy(source: str | Path) -> Policy:
     """Load and check a policy.
@@ -38,24 +33,27 @@ def load_policy(source: str | Path) -> Policy:
             (``./baseline`` is a file). Text is never guessed to be YAML: that is ``parse_policy``.
 
     Raises:
-        PolicyError: with every mistake and its place; also where the file cannot be read.
+        PolicyError: with every mistake and its place, in this file and in what it extends; also where a file
+            cannot be read.
     """
-    if isinstance(source, str) and _BARE_NAME.fullmatch(source) and _shipped(source).is_file():
-        return packaged_policy(source)
-    return build_policy(read_text(Path(source)), str(source))
+    shipped = Source.shipped(source) if isinstance(source, str) else None
+    return build_policy(shipped or Source.file(Path(source)))
 
 
-def parse_policy(text: str, name: str = "<policy>") -> Policy:
-    """Check a policy that is at hand as YAML text; ``name`` is what messages call it. Raises PolicyError."""
-    return build_policy(text, name)
+def parse_policy(text: str, name: str = "<policy>", folder: Path | None = None) -> Policy:
+    """Check a policy that is at hand as YAML text. Raises PolicyError.
+
+    Args:
+        text: the YAML.
+        name: what messages call it.
+        folder: where the paths begin that it extends; without one it extends none but shipped policies.
+    """
+    return build_policy(Source(text, name, folder=folder))
 
 
 def packaged_policy(name: str) -> Policy:
     """A policy that is shipped in ``configs/``, by its bare name. Raises ValueError if there is none."""
-    if not _BARE_NAME.fullmatch(name) or not _shipped(name).is_file():
+    shipped = Source.shipped(name)
+    if shipped is None:
         raise ValueError(f"no policy '{name}' is shipped")
-    return build_policy(_shipped(name).read_text("utf-8"), f"{name}.yaml")
-
-
-def _shipped(name: str) -> Traversable:
-    return files(f"{__package__.rpartition('.')[0]}.configs").joinpath(f"{name}.yaml")
+    return build_policy(shipped)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 
-from .document import Fault, Node, PolicyError, read_document
+from .document import MAX_CHARACTERS, Fault, Node, Place, PolicyError
+from .extending import Source, read_layers
+from .merging import merge
 from .model import (
     CheckpointFormat,
     CheckpointPlan,
@@ -20,6 +24,7 @@ from .names import Signals
 from .schema_monitors import read_monitors
 from .schema_rules import Surroundings, read_rules
 from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Whole
+from .writing import write_document
 
 VERSION = 1
 """Of the policy language."""
@@ -68,6 +73,7 @@ _SIGNAL = Name(
 _POLICY = Record(
     {
         "version": Field(Whole(VERSION, VERSION)),
+        "extends": Field(Later(), None),  # read before all else: what is here is merged already
         "mode": Field(Choice(Mode), Mode.ACT),
         "signals": Field(Many(_SIGNAL), ()),
         "snapshots": Field(_SNAPSHOTS, _PLAN),
@@ -80,17 +86,54 @@ _POLICY = Record(
 )
 
 
-def build_policy(text: str, source: str) -> Policy:
-    """Read a policy from its YAML text. Raises PolicyError with every mistake in it."""
+def build_policy(source: Source) -> Policy:
+    """Read a policy and what it extends. Raises PolicyError with every mistake in them.
+
+    Each policy of the chain is checked as it stands on what it extends, so that a mistake is told once and
+    where it was made, though it shows in every policy above. What only goes wrong where another policy
+    changes it is said so.
+    """
     faults: list[Fault] = []
-    document = read_document(text, faults)
-    policy = _build(document, text, source, faults) if document else None
+    layers = read_layers(source, faults)
+    policy: Policy | None = None
+    document: Node | None = None
+    below: frozenset[str] = frozenset()
+    for layer in reversed(layers):
+        name, found = layer.source.name, list[Fault]()
+        document = layer.document if document is None else merge(document, layer.document, found)
+        policy = _build(document, found)
+        faults += _new(found, name, [fault for fault in faults if fault.place.source in below])
+        below |= {name}
+    text = source.text
+    if document is not None and len(layers) > 1 and not faults:
+        text = write_document(document)
+        if len(text) > MAX_CHARACTERS:
+            faults.append(
+                Fault(Place(), f"a policy has at most {MAX_CHARACTERS} characters, merged {len(text)}")
+            )
     if policy is None or faults:
-        raise PolicyError(source, faults)
-    return policy
+        raise PolicyError(source.name, faults)
+    return replace(
+        policy,
+        text=text,
+        source=source.name,
+        files=tuple(layer.source.path for layer in layers if layer.source.path),
+        extends=tuple(layer.source.name for layer in layers[1:]),
+    )
 
 
-def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Policy | None:
+def _new(found: Iterable[Fault], name: str, told: Collection[Fault]) -> Iterator[Fault]:
+    """What is wrong with a policy besides what has been told of those that it extends."""
+    messages = {fault.message for fault in told}
+    for place, message in found:
+        if place.source == name and message not in messages:
+            yield Fault(place, message)
+        elif place.source != name and not told:
+            yield Fault(place, f"{message} (as {name} changes it)")
+
+
+def _build(document: Node, faults: list[Fault]) -> Policy | None:
+    """The policy that a document holds, but for where it comes from; None if there are faults."""
     values, own = _POLICY.collect(document, "the policy")
     faults += own
     signals = Signals(values.get("signals", ()))
@@ -112,6 +155,4 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
         baselines=tuple(
             sorted({name for rule in rules for read in rule.expressions for name in read.signals})
         ),
-        text=text,
-        source=source,
     )

@@ -94,7 +94,7 @@ def _type(node: Node, entries: Mapping[str, Entry], faults: list[Fault]) -> str 
         faults.append(Fault(node.place, "needs the key 'type'"))
         return None
     written = entries["type"].node
-    if written.value not in MONITORS:
+    if written.text not in MONITORS:
         faults.append(
             Fault(written.place, f"there is no monitor type {written}{nearest(written.text, MONITORS)}")
         )

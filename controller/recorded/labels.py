@@ -113,7 +113,7 @@ def _from_yaml(path: Path, problems: list[str]) -> Iterable[Row]:
     if tree is None:
         return
     if tree.entries is None:
-        line, column = tree.place
+        line, column, _ = tree.place
         problems.append(f"{path}:{line}:{column}: labels must be a mapping from runs, got {tree}")
         return
     for run, (place, node) in tree.entries.items():

@@ -18,7 +18,7 @@ from midcourse.controller.cli import main
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.recorded.backtest import Backtest, backtest
 from midcourse.controller.recorded.journal_runs import read_journal
-from midcourse.policies.policy import parse_policy
+from midcourse.policies.policy import load_policy, parse_policy
 from midcourse.policies.types import Outcome, Status
 
 torch.set_num_threads(1)
@@ -230,3 +230,21 @@ def test_a_run_that_cannot_be_followed_is_an_error(tmp_path: Path) -> None:
     assert (nothing.exit_code, "there is no journal" in nothing.output) == (1, True)
     refused = ask("baseline", tmp_path, "--step", "step")
     assert (refused.exit_code, "are for logs" in refused.output) == (1, True)
+
+
+def test_a_run_s_policy_is_known_without_the_files_that_it_extended(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(POLICY)
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: base.yaml\nrules: [{name: back, cooldown: 3}]\n")
+    policy = load_policy(own)
+    run = tmp_path / "run"
+    train(run, own, triggers={20: 1.0, 45: 1.0}, epochs=4)
+    (tmp_path / "base.yaml").unlink()
+    with JournalReader(run) as journal:
+        [life] = journal.attempts()
+    assert (life.policy_text, life.policy_source) == (policy.text, str(own))
+    told = CliRunner().invoke(main, ["journal", str(run), "--policy"]).output
+    [course] = tried(told, run).courses
+    assert course.comparison is not None
+    assert course.comparison.identical
+    assert len(course.decisions) == 2

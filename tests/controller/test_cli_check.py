@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from midcourse.controller.cli import main
 
 POLICIES = Path(__file__).parent.parent / "policies"
+BAD = sorted((POLICIES / "bad").glob("*.yaml"))
 
 
 def check(*arguments: object) -> Result:
@@ -31,6 +32,30 @@ def test_a_good_policy_is_summed_up() -> None:
         "  rules: bad-step, bad-source, off-course",
         "  actions: reweight, rollback, scale_lr, skip_step, stop",
     ]
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_each_bad_policy_gets_exactly_these_words(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    result = check(path.name)
+    assert result.exit_code == 1
+    assert result.output == path.with_suffix(".txt").read_text("utf-8")
+
+
+def test_what_a_policy_extends_is_told_and_what_it_is_then(tmp_path: Path) -> None:
+    (tmp_path / "near.yaml").write_text("extends: baseline\nmonitors: {frozen: null}\n")
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: near.yaml\nmode: observe\n")
+    assert check(path).output.splitlines()[1] == (
+        f"  extends: {tmp_path / 'near.yaml'}, midcourse/configs/baseline.yaml"
+    )
+    assert json.loads(check("--json", path).output)["extends"][1] == "midcourse/configs/baseline.yaml"
+    merged = check("--merged", path)
+    assert "mode: observe\n" in merged.output
+    assert "frozen" not in merged.output
+    (tmp_path / "merged.yaml").write_text(merged.output)
+    assert check(tmp_path / "merged.yaml").exit_code == 0
+    assert check("--merged", "--json", path).exit_code == check("--merged", path, path).exit_code == 2
 
 
 def test_ten_mistakes_are_all_told_with_their_places() -> None:
@@ -57,7 +82,12 @@ def test_json_is_one_object_a_policy() -> None:
     assert good["ok"] is True
     assert good["rules"] == ["bad-step", "bad-source", "off-course"]
     assert bad["ok"] is False
-    assert bad["problems"][0] == {"line": 1, "column": 10, "message": "version must be 1, got 2"}
+    assert bad["problems"][0] == {
+        "file": str(POLICIES / "bad" / "mode.yaml"),
+        "line": 1,
+        "column": 10,
+        "message": "version must be 1, got 2",
+    }
 
 
 @pytest.mark.parametrize(

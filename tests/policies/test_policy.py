@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -28,7 +26,6 @@ from midcourse.policies.policy import (
 from midcourse.policies.types import Action
 
 HERE = Path(__file__).parent
-BAD = sorted((HERE / "bad").glob("*.yaml"))
 
 SHORT = """
 version: 1
@@ -44,66 +41,14 @@ rules:
 """
 
 
-_TOKENS = (
-    "{",
-    "}",
-    "[",
-    "]",
-    ":",
-    "'",
-    '"',
-    "&a",
-    "*a",
-    "!!x",
-    "<<: ",
-    "-",
-    "\n",
-    "\t",
-    "1e400",
-    ".nan",
-    "this",
-)
-_TOKENS += (
-    "any(",
-    ")",
-    "source.bad",
-    "loss",
-    "{}",
-    "#",
-    "|",
-    "\x00",
-    "é",
-    "9" * 30,
-    "**",
-    "signal",
-    "true",
-    "0",
-)
-
-
 def ladder_of(rung: str) -> Rung:
     return parse_policy(SHORT % rung).rules[0].ladder[0]
-
-
-def lines_of_problems(text: str) -> list[int]:
-    try:
-        parse_policy(text)
-    except PolicyError as error:
-        return [problem.place.line for problem in error.problems]
-    return []
 
 
 def problems_of(text: str) -> list[str]:
     with pytest.raises(PolicyError) as caught:
         parse_policy(text, "p.yaml")
     return str(caught.value).splitlines()
-
-
-@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
-def test_each_bad_example_says_exactly_this(path: Path) -> None:
-    with pytest.raises(PolicyError) as caught:
-        parse_policy(path.read_text("utf-8"), path.name)
-    assert str(caught.value) + "\n" == path.with_suffix(".txt").read_text("utf-8")
 
 
 def test_problems_are_in_the_order_of_their_places() -> None:
@@ -247,17 +192,6 @@ def test_a_mistake_in_an_expression_is_pointed_at() -> None:
     assert problems_of((SHORT % "[stop: {}]").replace("rise.bad", '"rise.bad or los.z > 3"')) == [
         "p.yaml:9:24: rule 'off-course': when: there is no monitor or signal 'los': did you mean 'loss'?"
     ]
-
-
-def test_no_mutation_of_a_policy_ends_in_a_traceback() -> None:
-    random = Random(0)
-    text = (HERE / "design.yaml").read_text("utf-8")
-    words = [match.span() for match in re.finditer(r"[\w./*=-]+|[^\w\s]", text)]
-    for _ in range(150):
-        start, end = random.choice(words)
-        other = text[slice(*random.choice(words))]
-        mutated = text[:start] + random.choice([*_TOKENS, other, ""]) + text[end:]
-        assert all(1 <= line <= mutated.count("\n") + 1 for line in lines_of_problems(mutated))
 
 
 @pytest.mark.parametrize("name", ACTIONS)
