@@ -24,6 +24,8 @@ _COMMANDS = {
     "check": _Command(".cli_check", "check", "Check policies: every mistake at once, with its place."),
     "demo": _Command(".cli_demo", "demo", "Watch a real run go wrong, be caught and be corrected."),
     "journal": _Command(".cli_journal", "journal", "Show what a run saw, did and got from it."),
+    "schema": _Command(".cli_schema", "schema", "Print the JSON Schema of policies, or of their tests."),
+    "test": _Command(".cli_test", "command", "Test policies on written series and recorded runs."),
 }
 """Command -> its module relative to this package, the click command in it, and a line for ``--help``."""
 

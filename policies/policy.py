@@ -55,5 +55,11 @@ def packaged_policy(name: str) -> Policy:
     return build_policy(_shipped(name).read_text("utf-8"), f"{name}.yaml")
 
 
-def _shipped(name: str) -> Traversable:
-    return files(f"{__package__.rpartition('.')[0]}.configs").joinpath(f"{name}.yaml")
+def shipped_path(name: str, suffix: str) -> Path | None:
+    """Where something is shipped beside the policy of a bare name: ``baseline`` with ``.test.yaml``, say."""
+    path = Path(str(_shipped(name, suffix)))
+    return path if _BARE_NAME.fullmatch(name) and path.is_file() else None
+
+
+def _shipped(name: str, suffix: str = ".yaml") -> Traversable:
+    return files(f"{__package__.rpartition('.')[0]}.configs").joinpath(f"{name}{suffix}")

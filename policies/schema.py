@@ -7,9 +7,9 @@ import re
 from .document import Fault, Node, PolicyError, read_document
 from .model import CheckpointFormat, CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan, Store
 from .names import Signals
-from .schema_monitors import read_monitors
-from .schema_rules import Surroundings, read_rules
-from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Whole
+from .schema_monitors import monitors_schema, read_monitors
+from .schema_rules import Surroundings, read_rules, rules_schema
+from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Schema, Whole
 
 VERSION = 1
 """Of the policy language."""
@@ -56,8 +56,8 @@ _POLICY = Record(
         "signals": Field(Many(_SIGNAL), ()),
         "snapshots": Field(_SNAPSHOTS, _PLAN),
         "checkpoints": Field(_CHECKPOINTS, _CHECKPOINT_PLAN),
-        "monitors": Field(Later(), None),
-        "rules": Field(Later(), None),
+        "monitors": Field(Later("monitors"), None),
+        "rules": Field(Later("rules"), None),
         "limits": Field(OrNothing(_LIMITS), None),
     }
 )
@@ -97,3 +97,8 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
         text=text,
         source=source,
     )
+
+
+def policy_schema() -> Schema:
+    """The policy language as JSON Schema, still without words (``json_schema``)."""
+    return {**_POLICY.schema(), "$defs": {"monitors": monitors_schema(), **rules_schema()}}
