@@ -28,7 +28,21 @@ from .model import Policy
 from .names import Signals, nearest
 from .policy import load_policy
 from .series import Series, Written
-from .shapes import Choice, Field, Invalid, Many, OneOf, OrNothing, Real, Record, Schema, Shape, Text, Whole
+from .shapes import (
+    Choice,
+    Field,
+    Invalid,
+    Many,
+    Name,
+    OneOf,
+    OrNothing,
+    Real,
+    Record,
+    Schema,
+    Shape,
+    Text,
+    Whole,
+)
 from .simulated import EVERY
 from .types import Disposition, Phase, Result, Status
 
@@ -140,7 +154,7 @@ def _file(policy: Policy | None) -> Record:
 
 def _case(policy: Policy | None) -> Record:
     rule: Shape = Text() if policy is None else OneOf([*(each.name for each in policy.rules), LIMITS])
-    whose = {"rule": Field(rule, None), "instance": Field(Text(), None)}
+    whose = {"rule": Field(rule, None), "instance": Field(_INSTANCE, None)}
     when = {"tick": Field(Either(Whole(0), _SPAN), None), **whose}
     rung, reason = Field(Whole(0), None), Field(Text(), None)
     outcome = {**when, "rung": rung, "status": Field(Choice(Status)), "reason": Field(Text(), "the test")}
@@ -154,7 +168,7 @@ def _case(policy: Policy | None) -> Record:
     }
     verdict = {**when, "result": Field(Choice(Result), None), "reason": reason}
     phase = {**whose, "tick": Field(Whole(0)), "rule": Field(rule), "phase": Field(Choice(Phase))}
-    command = {"tick": Field(Whole(1)), "command": Field(Choice(Command, as_word=True))}
+    command = {"tick": Field(Whole(1)), "command": Field(_COMMAND)}
     signals = Signals(policy.signals) if policy is not None else None
 
     def objection(name: str) -> str | None:
@@ -178,6 +192,11 @@ def _case(policy: Policy | None) -> Record:
         },
         check=_contradiction,
     )
+
+
+_INSTANCE = Name(str.isprintable, "text")  # that of a rule without foreach is empty
+# To go on in a new process is something that happens to a run, and nothing that it is told.
+_COMMAND = OneOf([each.value for each in Command if each is not Command.RESUME])
 
 
 def _no_action(name: str) -> str | None:
