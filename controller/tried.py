@@ -12,7 +12,7 @@ from ..policies.model import Policy
 from ..policies.names import matches
 from ..policies.series import noisy
 from ..policies.simulated import SimulatedRun, simulate
-from ..policies.types import Decision, Status, Turn
+from ..policies.types import Decision, Disposition, Status, Turn
 from .recorded.backtest import backtest
 from .recorded.columns import Chosen
 from .recorded.journal_runs import is_journal, read_journal
@@ -58,7 +58,8 @@ def _on_series(policy: Policy, case: Case) -> Tried:
     late = [tick for tick in case.commands if tick > run.tick]
     problems = [f"line {line}: there was no such act whose outcome this could be" for line in fates.idle]
     problems += [f"the command of tick {tick} was never given: {end}" for tick in late]
-    return Tried(case, compare(case, turn), (end,), tuple(problems))
+    compared = compare(case, turn)
+    return Tried(case, compared, (*_suppressed(compared, turn), end), tuple(problems))
 
 
 class _Fates:
@@ -108,4 +109,14 @@ def _on_recording(file: CaseFile, case: Case, path: Path) -> Tried:
     turn = Turn()
     for course in test.courses:
         turn.extend(Turn(course.decisions, course.verdicts, course.phases))
-    return Tried(case, compare(case, turn), (*recording.notes, *map(str, test.missing)))
+    compared = compare(case, turn)
+    notes = (*_suppressed(compared, turn), *recording.notes, *map(str, test.missing))
+    return Tried(case, compared, notes)
+
+
+def _suppressed(compared: Mapping[str, list[Pair]], turn: Turn) -> list[str]:
+    """Why a rule of which a decision was expected did not act when it wanted to."""
+    alone = [pair.expected for pair in compared.get("decisions", ()) if pair.said is None]
+    rules = {each.wanted.get("rule") for each in alone if each is not None}
+    suppressed = [each for each in turn.decisions if each.disposition is Disposition.SUPPRESSED]
+    return [f"{each.id} was suppressed: {each.reason}" for each in suppressed if each.rule in rules]

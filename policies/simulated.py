@@ -4,8 +4,9 @@ It follows the order of a real run: a step is skipped before its sample is compl
 after it, and before the next. What an act would have changed is for the series to say:
 
 - Ticks never rewind, and a series goes on from its own next value, also after a rollback.
-- A rollback takes the monitors back to how they stood at the newest snapshot that it may return to. One is
-  taken at every so many ticks, where nothing was suspected, beginning with tick 0, before the first sample.
+- A rollback takes the monitors back to how they stood at the newest snapshot that it may return to. The first
+  is of tick 0, before the first sample; others follow so many ticks after the last one, or after a rollback,
+  as soon as nothing is suspected. A real run keeps only a few of them, spread over its reach.
   With ``data: skip`` or ``replay`` the training step goes back too.
 - ``stop`` ends the run. Any other act is applied and changes nothing.
 """
@@ -60,6 +61,7 @@ class SimulatedRun:
         self._every = policy.snapshots.every or every
         self._step = 0
         self._branch = 0
+        self._since = 0  # tick of the newest snapshot, or of a rollback after it
         self._snapshots: list[_Snapshot] = []
         self._checkpoints: dict[str, _Snapshot] = {}
         if self._plan.keep:
@@ -80,7 +82,8 @@ class SimulatedRun:
             said.extend(replay.take(outcome))
             if outcome.status is Status.APPLIED:
                 self._save(act)
-        if good and self._plan.keep and self.tick % self._every == 0:
+        if good and self._plan.keep and self.tick - self._since >= self._every:
+            self._since = self.tick
             self._snapshots.append(self._taken())
             self._forget_what_is_out_of_reach()
         return said
@@ -117,6 +120,7 @@ class SimulatedRun:
 
     def _go_back(self, decision: Decision, target: _Snapshot) -> None:
         self._branch += 1
+        self._since = self.tick
         if any(action.params.get("data") in _REWINDS for action in decision.actions):
             self._step = target.step
         while self._snapshots and self._snapshots[-1].tick > target.tick:

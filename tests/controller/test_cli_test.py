@@ -111,6 +111,23 @@ def test_an_outcome_or_a_command_that_came_to_nothing_fails(tmp_path: Path) -> N
     assert "the command of tick 900 was never given: the run ended at tick 401" in result.output
 
 
+def test_what_was_expected_and_suppressed_says_why(tmp_path: Path) -> None:
+    source = """policy: baseline
+tests:
+  - name: a fourth time
+    series:
+      loss: "2x2199"
+      loss/source=code: "2x299 6x7 2x299 6x7 2x499 6x7 2x499 6x7 2x599"
+      loss/source=docs: "2x2199"
+    noise: 0.02
+    decisions: [{rung: 0}, {rung: 1}, {rung: 2}, {rule: bad-source, instance: code, disposition: act}]
+"""
+    result = run(written(tmp_path, source))
+    assert result.exit_code == 1
+    assert "        - bad-source[code]  act    (line 9: expected, not decided)\n" in result.output
+    assert "was suppressed: the budget is spent: 3 acts in 5000 ticks, 6 in all\n" in result.output
+
+
 def test_an_outcome_of_an_instance_is_only_its_own(tmp_path: Path) -> None:
     text = """policy: baseline
 tests:
