@@ -138,7 +138,7 @@ NAMES = sorted(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_what_is_read_is_valid(data: st.DataObject) -> None:
     document = copy.deepcopy(BASE)

@@ -49,7 +49,7 @@ FAULTS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     FAULTS, FAULTS, st.dictionaries(st.integers(1, 600), st.sampled_from([["observe"], ["act"]]), max_size=2)
 )
