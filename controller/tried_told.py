@@ -60,15 +60,16 @@ def _pair(what: str, pair: Pair) -> Iterator[str]:
         yield f"            {pair.said['reason']}"
     elif pair.wrong:
         wanted = {key: pair.expected.wanted[key] for key in pair.wrong}
-        yield f"        ! {_line(pair.said)}    (line {pair.expected.line} expects {_wanted(wanted)})"
+        shown = _line(pair.said, whole="actions" in pair.wrong)
+        yield f"        ! {shown}    (line {pair.expected.line} expects {_wanted(wanted)})"
         if "reason" in pair.said:
             yield f"            {pair.said['reason']}"
     else:
         yield f"          {_line(pair.said)}"
 
 
-def _line(said: Mapping[str, Any]) -> str:
-    """A decision, verdict or phase as far as it is known, without its reason."""
+def _line(said: Mapping[str, Any], *, whole: bool = False) -> str:
+    """A decision, verdict or phase as far as it is known, without its reason; ``whole``: with parameters."""
     parts = []
     if "tick" in said:
         parts.append(_word("tick", said["tick"]))
@@ -79,7 +80,9 @@ def _line(said: Mapping[str, Any]) -> str:
     if "rung" in said:
         parts.append(_word("rung", said["rung"]))
     if "actions" in said:
-        parts.append(", ".join(map(_name, said["actions"])) or "nothing")
+        parts.append(
+            _actions(said["actions"]) if whole else ", ".join(map(_name, said["actions"])) or "nothing"
+        )
     return "  ".join(parts)
 
 
