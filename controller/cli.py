@@ -28,6 +28,8 @@ _COMMANDS = {
     "on": _Command(".cli_control", "on", "Let it act again."),
     "reject": _Command(".cli_control", "reject", "Say no to a decision that waits."),
     "journal": _Command(".cli_journal", "journal", "Show what a run saw, did and got from it."),
+    "schema": _Command(".cli_schema", "schema", "Print the JSON Schema of policies, or of their tests."),
+    "test": _Command(".cli_test", "command", "Test policies on written series and recorded runs."),
 }
 """Command -> its module relative to this package, the click command in it, and a line for ``--help``."""
 

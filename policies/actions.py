@@ -12,7 +12,7 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from .document import Node
-from .shapes import Choice, Field, Invalid, Name, OrNothing, Real, Record, Text, Whole
+from .shapes import Choice, Field, Invalid, Name, OrNothing, Real, Record, Schema, Text, Whole
 
 
 class Priority(IntEnum):
@@ -97,6 +97,10 @@ class _Destination:
             words = ", ".join(landmark.value for landmark in Landmark)
             message = f"{name} must be {words}, {{steps: n}} or {{checkpoint: name}}, got {node}"
             raise Invalid.at(node, message) from None
+
+    def schema(self) -> Schema:
+        """A landmark's word, or a mapping."""
+        return {"anyOf": [Choice(Landmark).schema(), self.place.schema()]}
 
 
 _SOURCE = Name(lambda name: not name.isspace(), "the name of a source")

@@ -43,10 +43,14 @@ class Source:
     @classmethod
     def shipped(cls, name: str) -> Source | None:
         """That of a policy in ``configs/``, by its bare name; None if there is none."""
-        path = Path(str(_SHIPPED / f"{name}.yaml"))
-        if not _BARE_NAME.fullmatch(name) or not os.path.isfile(path):
-            return None
-        return cls(path.read_text("utf-8"), path.name, path, path.parent)
+        path = shipped_path(name)
+        return None if path is None else cls(path.read_text("utf-8"), path.name, path, path.parent)
+
+
+def shipped_path(name: str, suffix: str = ".yaml") -> Path | None:
+    """The file of a shipped policy by its bare name, or of its tests (``.test.yaml``); None if none."""
+    path = Path(str(_SHIPPED / f"{name}{suffix}"))
+    return path if _BARE_NAME.fullmatch(name) and os.path.isfile(path) else None
 
 
 _SHIPPED = files(f"{__package__.rpartition('.')[0]}.configs")

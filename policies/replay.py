@@ -7,7 +7,7 @@ test a policy on written series, and to try a policy on old runs.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..monitors.plan import Plan
 from ..monitors.types import Sample
 from .engine import Command, Engine
 from .model import Policy
-from .types import Outcome, Status, Turn
+from .types import Decision, Outcome, Status, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,28 @@ class Replay:
     Args:
         policy: the policy to decide by.
         landmarks: the ticks that a rollback or a new process goes back to (``landmarks_of``). How monitors
-            and engine stood after these is kept; all others are forgotten as they pass.
+            and engine stood after these is kept; all others are forgotten as they pass, unless ``keep``
+            is called in time.
+        at_once: what becomes of a decision before its own sample is complete, if anything does: of a skipped
+            step, in a run that is made up as it goes. A recorded run tells that itself.
 
     A rollback by an act that is none of this policy's is taken as a fact: the run went back, so the monitors
     do, and what led a rule to PENDING or FIRING belongs to an abandoned branch.
     """
 
-    def __init__(self, policy: Policy, landmarks: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        landmarks: Iterable[int] = (),
+        at_once: Callable[[Decision], Outcome | None] = lambda decision: None,
+    ) -> None:
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
         self._landmarks = sorted(set(landmarks))
         self._states: dict[int, dict[str, Any]] = {}
         self._tick: int | None = None
         self._held: list[Outcome] = []
+        self._at_once = at_once
 
     def take(self, event: Event) -> Turn:
         """Take what happened next; returns what the engine said to it.
@@ -113,18 +122,29 @@ class Replay:
         """Nobody carries out what the policy decides any more: it only watches from here on."""
         return self.engine.dismiss(tick)
 
+    def keep(self, tick: int) -> None:
+        """A rollback may go back to here: after all of this tick, which is the present one."""
+        self._states[tick] = self._present()
+
+    def forget(self, tick: int) -> None:
+        """No rollback goes back to this tick any more."""
+        del self._states[tick]
+
+    def _present(self) -> dict[str, Any]:
+        return {"monitors": self.bank.state_dict(), "engine": self.engine.state_dict()}
+
     def _pass_to(self, tick: int) -> None:
         """Before anything of a later tick: keep how it stands, if the run will go back to here."""
         since = tick - 1 if self._tick is None else self._tick
         self._tick = tick
         marks = self._landmarks
         if marks and (passed := marks[bisect_left(marks, since) : bisect_left(marks, tick)]):
-            state = {"monitors": self.bank.state_dict(), "engine": self.engine.state_dict()}
-            self._states |= dict.fromkeys(passed, state)
+            self._states |= dict.fromkeys(passed, self._present())
 
     def _judge(self, sample: Sample) -> Turn:
         bank, engine = self.bank, self.engine
         said = engine.judge_step(sample, bank.judge_step(sample))
+        self._held += filter(None, map(self._at_once, said.decisions))
         if self._held:
             for outcome in self._held:
                 said.extend(engine.record(outcome))

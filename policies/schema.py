@@ -21,9 +21,9 @@ from .model import (
     Store,
 )
 from .names import Signals
-from .schema_monitors import read_monitors
-from .schema_rules import Surroundings, read_rules
-from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Whole
+from .schema_monitors import monitors_schema, read_monitors
+from .schema_rules import Surroundings, read_rules, rules_schema
+from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Schema, Text, Whole
 from .writing import write_document
 
 VERSION = 1
@@ -73,13 +73,13 @@ _SIGNAL = Name(
 _POLICY = Record(
     {
         "version": Field(Whole(VERSION, VERSION)),
-        "extends": Field(Later(), None),  # read before all else: what is here is merged already
+        "extends": Field(Later("extends"), None),  # read before all else: what is here is merged already
         "mode": Field(Choice(Mode), Mode.ACT),
         "signals": Field(Many(_SIGNAL), ()),
         "snapshots": Field(_SNAPSHOTS, _PLAN),
         "checkpoints": Field(_CHECKPOINTS, _CHECKPOINT_PLAN),
-        "monitors": Field(Later(), None),
-        "rules": Field(Later(), None),
+        "monitors": Field(Later("monitors"), None),
+        "rules": Field(Later("rules"), None),
         "limits": Field(OrNothing(_LIMITS), None),
         "quiet": Field(_QUIET, _NOT_QUIET),
     }
@@ -156,3 +156,9 @@ def _build(document: Node, faults: list[Fault]) -> Policy | None:
             sorted({name for rule in rules for read in rule.expressions for name in read.signals})
         ),
     )
+
+
+def policy_schema() -> Schema:
+    """The policy language as JSON Schema, still without words (``json_schema``)."""
+    read_later = {"extends": OrNothing(Text()).schema(), "monitors": monitors_schema(), **rules_schema()}
+    return {**_POLICY.schema(), "$defs": read_later}

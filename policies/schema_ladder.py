@@ -9,7 +9,7 @@ from .actions import ACTIONS, Priority, priority_of
 from .document import Fault, Node, Place
 from .model import THIS, Rung
 from .names import nearest
-from .shapes import Invalid
+from .shapes import Invalid, OrNothing, Schema
 from .types import Action
 
 _STOP = "stop"
@@ -110,3 +110,13 @@ def _rolls_back(rung: list[_Placed]) -> bool:
 
 def _saves(rung: list[_Placed]) -> bool:
     return any(action.name == "checkpoint" for _, action in rung)
+
+
+def ladder_schema() -> Schema:
+    """A list of rungs, each a list of actions with one key each."""
+    actions = {name: kind.parameters for name, kind in ACTIONS.items()}
+    bare = [name for name, parameters in actions.items() if "required" not in parameters.schema()]
+    shown = {name: (OrNothing(shape) if name in bare else shape).schema() for name, shape in actions.items()}
+    action = {"type": "object", "properties": shown, "additionalProperties": False}
+    action |= {"minProperties": 1, "maxProperties": 1}
+    return {"type": "array", "minItems": 1, "items": {"type": "array", "minItems": 1, "items": action}}

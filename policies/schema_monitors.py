@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -14,19 +15,21 @@ from ..monitors.types import Monitor, MonitorSpec, ParameterError
 from .document import Entry, Fault, Node
 from .expression_compiler import RESERVED
 from .names import Signals, nearest
+from .shapes import Schema
 
 
 class _Plain(NamedTuple):
     accepted: tuple[type, ...]
     words: str
+    json_type: str
 
 
 _PLAIN: Mapping[object, _Plain] = {
-    int: _Plain((int,), "a whole number"),
-    float: _Plain((int, float), "a number"),
-    str: _Plain((str,), "text"),
-    bool: _Plain((bool,), "true or false"),
-    NoneType: _Plain((NoneType,), "null"),
+    int: _Plain((int,), "a whole number", "integer"),
+    float: _Plain((int, float), "a number", "number"),
+    str: _Plain((str,), "text", "string"),
+    bool: _Plain((bool,), "true or false", "boolean"),
+    NoneType: _Plain((NoneType,), "null", "null"),
 }
 """What a parameter with a plain annotation accepts; exact types, since to Python a bool is a number."""
 
@@ -130,12 +133,18 @@ def _parameters(
 
 def _objection_to_type(value: object, hint: Any) -> str | None:
     """What a value should have been by its parameter's annotation; None if it is that."""
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if not all(option in _PLAIN for option in options):
+    options = _options(hint)
+    if options is None:
         return None  # no plain value: the constructor itself judges it
     if any(type(value) in _PLAIN[option].accepted for option in options):
         return None
     return " or ".join(_PLAIN[option].words for option in options)
+
+
+def _options(hint: Any) -> tuple[Any, ...] | None:
+    """The plain types that an annotation allows; None if it is not of plain types only."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return options if all(option in _PLAIN for option in options) else None
 
 
 def _check_signals(node: Node, signals: Signals, faults: list[Fault]) -> None:
@@ -166,3 +175,32 @@ def _made(
     except Exception as error:  # noqa: BLE001 - a check must not end in a traceback, whatever a monitor does
         faults.append(Fault(node.place, f"cannot be made: {type(error).__name__}: {error}"))
     return None
+
+
+def monitors_schema() -> Schema:
+    """A mapping from names to monitors; what a monitor takes beside its type follows from its constructor."""
+    by_type = [
+        {"if": {"properties": {"type": {"const": kind}}, "required": ["type"]}, "then": _monitor_schema(kind)}
+        for kind in MONITORS
+    ]
+    types = {"type": {"enum": list(MONITORS), "description": "What kind of monitor it is."}}
+    monitor = {"type": "object", "properties": types, "required": ["type"], "allOf": by_type}
+    names = {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"}
+    return {"type": ["object", "null"], "propertyNames": names, "additionalProperties": monitor}
+
+
+def _monitor_schema(kind: str) -> Schema:
+    """Parameters with their types, defaults, and what the docstring of the class says of them."""
+    hints, told = get_type_hints(MONITORS[kind].__init__), inspect.getdoc(MONITORS[kind]) or ""
+    parameters = inspect.signature(MONITORS[kind]).parameters
+    shown: dict[str, Schema] = {"type": {"const": kind, "description": told.partition("\n")[0]}}
+    for name, parameter in parameters.items():
+        types = [_PLAIN[option].json_type for option in _options(hints.get(name, object)) or ()]
+        said = re.search(rf"^    {name}: (.*(?:\n {{5,}}.*)*)", told, re.MULTILINE)
+        shown[name] = {
+            **({"type": types[0] if len(types) == 1 else types} if types else {}),
+            **({"description": " ".join(said[1].split())} if said else {}),
+            **({"default": parameter.default} if parameter.default not in (parameter.empty, None) else {}),
+        }
+    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
+    return {"properties": shown, "required": ["type", *required], "additionalProperties": False}

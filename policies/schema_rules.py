@@ -14,9 +14,9 @@ from .expression_references import Scope
 from .expressions import Expression
 from .model import DEFAULT_BUDGET, Approval, Budget, Mode, Rule, Rung, SnapshotPlan, Verify
 from .names import Signals, nearest
-from .schema_ladder import Allowed, read_ladder
+from .schema_ladder import Allowed, ladder_schema, read_ladder
 from .schema_monitors import KnownMonitor
-from .shapes import Choice, Field, Invalid, Later, Name, OrNothing, Record, Text, Whole
+from .shapes import Choice, Field, Invalid, Later, Name, OrNothing, Record, Schema, Text, Whole
 from .types import Reply
 
 _RULE_NAME = Name(
@@ -67,19 +67,23 @@ class _Approve:
         approval: Approval = _APPROVE.read(node, name)
         return approval
 
+    def schema(self) -> Schema:
+        """Either of the two."""
+        return {"anyOf": [{"type": "boolean"}, _APPROVE.schema()]}
 
-_VERIFY = Record({"within": Field(Whole(1)), "expect": Field(Later())}, prefix="verify.")
+
+_VERIFY = Record({"within": Field(Whole(1)), "expect": Field(Later("condition"))}, prefix="verify.")
 _RULE = Record(
     {
         "name": Field(_RULE_NAME),
-        "when": Field(Later()),
-        "unless": Field(Later(), None),
+        "when": Field(Later("condition")),
+        "unless": Field(Later("condition"), None),
         "foreach": Field(OrNothing(Text()), None),
         "for": Field(Whole(1), 1),
         "cooldown": Field(Whole(0), 0),
         "budget": Field(_BUDGET, DEFAULT_BUDGET),
-        "ladder": Field(Later()),
-        "verify": Field(Later(), None),
+        "ladder": Field(Later("ladder")),
+        "verify": Field(Later("verify"), None),
         "mode": Field(Choice(Mode), Mode.ACT),
         "exclusive": Field(OrNothing(_RULE_NAME), None),
         "approve": Field(_Approve(), None),
@@ -221,3 +225,13 @@ class _RuleReader:
                 "verify.expect: 'target' is that of a rollback, and no rung rolls back",
             )
         return Verify(values["within"], expect) if expect and "within" in values else None
+
+
+def rules_schema() -> dict[str, Schema]:
+    """The rules, and what of them is read later, by its kind."""
+    return {
+        "rules": {"type": ["array", "null"], "items": _RULE.schema()},
+        "condition": Text().schema(),
+        "ladder": ladder_schema(),
+        "verify": _VERIFY.schema(),
+    }

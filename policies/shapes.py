@@ -1,14 +1,15 @@
 """Shapes of values: what a node of a policy must look like, and how its mistakes are told.
 
 A shape reads a node into a value, or raises ``Invalid`` with every fault that it found. Shapes are plain
-data, so that the tables that read a policy can also describe it.
+data, so that the tables that read a policy can also describe it: ``schema()`` is the JSON Schema of what a
+shape reads. It allows all that the shape does, and more where JSON Schema cannot say it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -29,6 +30,10 @@ class Invalid(Exception):
         return cls([Fault(node.place, message)])
 
 
+Schema = dict[str, Any]
+"""A JSON Schema (draft 2020-12)."""
+
+
 class Shape(Protocol):
     """Reads a node; ``name`` is what messages call it."""
 
@@ -36,13 +41,20 @@ class Shape(Protocol):
         """The value of the node. Raises Invalid."""
         ...
 
+    def schema(self) -> Schema:
+        """What it reads, as JSON Schema."""
+        ...
+
+
+_NO_BOUND = 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class Whole:
     """A whole number, such as a count or a duration in ticks."""
 
     low: int
-    high: int = 10**9
+    high: int = _NO_BOUND
 
     def read(self, node: Node, name: str) -> int:
         """The number."""
@@ -53,6 +65,11 @@ class Whole:
             bound = str(self.low) if self.low == self.high else bound
             raise Invalid.at(node, f"{name} must be {bound}, got {node}")
         return node.value
+
+    def schema(self) -> Schema:
+        """An integer in its range; the largest is meant as no bound, and not told."""
+        high = {} if self.high == _NO_BOUND else {"maximum": self.high}
+        return {"type": "integer", "minimum": self.low, **high}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,11 @@ class Real:
             raise Invalid.at(node, f"{name} must be {self._range()}, got {node}")
         return value
 
+    def schema(self) -> Schema:
+        """A number in its range."""
+        low = {"exclusiveMinimum" if self.is_open else "minimum": self.low}
+        return {"type": "number", **low, **({} if math.isinf(self.high) else {"maximum": self.high})}
+
     def _range(self) -> str:
         if math.isinf(self.high):
             return f"{'above' if self.is_open else 'at least'} {self.low:g}"
@@ -89,6 +111,10 @@ class Text:
             raise Invalid.at(node, f"{name} must be text, got {node}")
         return node.value
 
+    def schema(self) -> Schema:
+        """A string."""
+        return {"type": "string", "minLength": 1}
+
 
 @dataclass(frozen=True, slots=True)
 class Name:
@@ -103,6 +129,41 @@ class Name:
             raise Invalid.at(node, f"{name} must be {self.words}, got {node}")
         return node.value
 
+    def schema(self) -> Schema:
+        """A string; its pattern too, where the form is a regular expression's ``fullmatch``."""
+        pattern = getattr(getattr(self.form, "__self__", None), "pattern", None)
+        return {"type": "string", **({"pattern": pattern_of(pattern)} if pattern else {})}
+
+
+def pattern_of(expression: str) -> str:
+    """A pattern for a whole text, in the dialect that Python and ECMAScript share.
+
+    To Python a letter of any alphabet is one of a word; to ECMAScript it is none, so they are added.
+    """
+    return f"^(?:{expression.replace(_WORD, _WORD + _BEYOND_ASCII)})$"
+
+
+_WORD, _BEYOND_ASCII = r"\w", "\x80-\uffff"
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """One of these words."""
+
+    words: Collection[str]
+
+    def read(self, node: Node, name: str) -> str:
+        """The word."""
+        words = list(self.words)
+        if not isinstance(node.value, str) or node.value not in words:
+            listed = f"{', '.join(words[:-1])} or {words[-1]}" if words[1:] else words[0]
+            raise Invalid.at(node, f"{name} must be {listed}, got {node}{nearest(node.text, words)}")
+        return node.value
+
+    def schema(self) -> Schema:
+        """An enumeration."""
+        return {"enum": list(self.words)}
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -113,11 +174,16 @@ class Choice:
 
     def read(self, node: Node, name: str) -> Any:
         """The member, or its word."""
-        words = [str(option.value) for option in self.options]
-        if node.value not in words:
-            listed = f"{', '.join(words[:-1])} or {words[-1]}"
-            raise Invalid.at(node, f"{name} must be {listed}, got {node}{nearest(node.text, words)}")
-        return node.value if self.as_word else self.options(node.value)
+        word = self._words.read(node, name)
+        return word if self.as_word else self.options(word)
+
+    def schema(self) -> Schema:
+        """An enumeration."""
+        return self._words.schema()
+
+    @property
+    def _words(self) -> OneOf:
+        return OneOf([str(option.value) for option in self.options])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +195,13 @@ class OrNothing:
     def read(self, node: Node, name: str) -> Any:
         """The value, or None."""
         return None if node.value is None else self.shape.read(node, name)
+
+    def schema(self) -> Schema:
+        """The shape's, or null."""
+        inner = self.shape.schema()
+        if isinstance(inner.get("type"), str) and "enum" not in inner:
+            return {**inner, "type": [inner["type"], "null"]}
+        return {"anyOf": [inner, {"type": "null"}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +228,30 @@ class Many:
             raise Invalid(faults)
         return tuple(values)
 
+    def schema(self) -> Schema:
+        """An array."""
+        return {
+            "type": "array",
+            "items": self.shape.schema(),
+            **({"minItems": self.least} if self.least else {}),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Anything: it is read once more is known."""
+    """Anything: it is read once more is known. ``kind`` names what describes it in the schema's ``$defs``."""
+
+    kind: str = ""
 
     def read(self, node: Node, name: str) -> Node:
         """The node itself."""
         return node
+
+    def schema(self) -> Schema:
+        """A reference to what describes it. Raises LookupError for one that nobody described."""
+        if not self.kind:
+            raise LookupError("a key that is read later needs a kind, described in policies/json_schema.py")
+        return {"$ref": f"#/$defs/{self.kind}"}
 
 
 _REQUIRED: Any = object()
@@ -230,3 +319,29 @@ class Record:
         if objection:
             faults.append(Fault(node.place, objection))
         return values, faults
+
+    def schema(self) -> Schema:
+        """An object with these keys and no others; what ``check`` objects to is not told."""
+        required = [key for key, field in self.fields.items() if field.required]
+        return {
+            "type": "object",
+            "properties": {key: _with_default(field) for key, field in self.fields.items()},
+            **({"required": required} if required else {}),
+            "additionalProperties": False,
+        }
+
+
+def _with_default(field: Field) -> Schema:
+    """A default of None is no value of the policy language, only that the key may be missing."""
+    shown = field.shape.schema()
+    if field.required or field.default is None:
+        return shown
+    return {**shown, "default": _plain(field.default)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(item) for key, item in asdict(value).items() if item is not None}
+    return list(value) if isinstance(value, tuple) else value

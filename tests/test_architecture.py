@@ -35,7 +35,9 @@ TABLE = {
     "midcourse": Rights(rooms=("midcourse",)),
     "midcourse.monitors": rights("numpy river"),
     "midcourse.monitors.probes": rights("numpy river torch", "monitors"),
-    "midcourse.policies": rights("yaml", "monitors.types monitors.plan monitors.registry monitors.bank"),
+    "midcourse.policies": rights(
+        "yaml", "monitors.types monitors.changes monitors.plan monitors.registry monitors.bank"
+    ),
     "midcourse.controller": rights(
         "numpy torch accelerate safetensors prometheus_client psutil click rich wrapt",
         "monitors policies __version__",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from ...policies.landmarks import fits
 from ...policies.types import Decision
 from ..ring import Snapshot
 from ..run import Run
@@ -46,23 +46,12 @@ def _choose(run: Run, decision: Decision, to: Any) -> tuple[int | None, str | No
     if isinstance(to, dict) and "checkpoint" in to:
         entry = run.checkpoints.named(to["checkpoint"])
         return None, None if entry is None else entry.name
-    fits = _fitting(run, decision, to)
-    kept = next((s for s in reversed(run.ring.snapshots) if s.good and fits(s.tick, s.moment.step)), None)
-    entry = next((e for e in reversed(run.checkpoints.entries) if e.good and fits(e.tick, e.step)), None)
+    may = fits(decision, to, run.clock.tick, run.clock.step)
+    kept = next((s for s in reversed(run.ring.snapshots) if s.good and may(s.tick, s.moment.step)), None)
+    entry = next((e for e in reversed(run.checkpoints.entries) if e.good and may(e.tick, e.step)), None)
     if entry is not None and (kept is None or entry.tick > kept.tick):
         return None, entry.name
     return None if kept is None else kept.tick, None
-
-
-def _fitting(run: Run, decision: Decision, to: Any) -> Callable[[int, int], bool]:
-    """Whether a state of this tick and step may be returned to."""
-    if to == "last_good":
-        return lambda tick, step: tick <= run.clock.tick
-    if to == "before_onset":
-        onset = decision.onset if decision.onset is not None else decision.tick
-        return lambda tick, step: tick < onset
-    latest = run.clock.step - int(to["steps"])
-    return lambda tick, step: step <= latest
 
 
 def _from_disk(run: Run, name: str) -> Snapshot | None:

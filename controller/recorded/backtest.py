@@ -21,7 +21,7 @@ from ...policies.actions import Priority, priority_of
 from ...policies.judging import Alarms
 from ...policies.model import Mode, Policy
 from ...policies.replay import Replay
-from ...policies.types import Action, Decision, Disposition, Outcome, Status, Turn, Verdict
+from ...policies.types import Action, Decision, Disposition, Outcome, PhaseChange, Status, Turn, Verdict
 from .needs import Missing, Needs
 from .recording import Chapter, Recording, RecordingError
 
@@ -70,6 +70,7 @@ class Course:
     steps: array[int] = field(default_factory=lambda: array("q"))
     decisions: list[Decision] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    phases: list[PhaseChange] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     difference: Difference | None = None
     comparison: Comparison | None = None
@@ -172,6 +173,7 @@ def _follow(
                 said.add(decision.id)
                 course.decisions.append(decision)
         course.verdicts += turn.verdicts
+        course.phases += turn.phases
 
 
 class _Parting:

@@ -18,8 +18,10 @@ from midcourse.controller.cli import main
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.recorded.backtest import Backtest, backtest
 from midcourse.controller.recorded.journal_runs import read_journal
+from midcourse.monitors.types import Sample
 from midcourse.policies.policy import load_policy, parse_policy
-from midcourse.policies.types import Outcome, Status
+from midcourse.policies.simulated import SimulatedRun
+from midcourse.policies.types import Outcome, Status, Turn
 
 torch.set_num_threads(1)
 
@@ -248,3 +250,35 @@ def test_a_run_s_policy_is_known_without_the_files_that_it_extended(tmp_path: Pa
     assert course.comparison is not None
     assert course.comparison.identical
     assert len(course.decisions) == 2
+
+
+def test_a_file_of_tests_takes_a_run_s_folder(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(POLICY, "utf-8")
+    (tmp_path / "own.test.yaml").write_text(
+        f"policy: own.yaml\ntests:\n  - {{name: as it went, run: '{run}', decisions: [], verdicts: []}}\n",
+        "utf-8",
+    )
+    result = CliRunner().invoke(main, ["test", str(tmp_path), "--json"])
+    said = json.loads(result.output)["tests"][0]
+    with JournalReader(run) as journal:
+        ids = [
+            (each.rule, each.tick) for each in journal.decisions() if each.disposition.value != "suppressed"
+        ]
+        results = [each.result.value for each in journal.verdicts()]
+    assert [(pair["got"]["rule"], pair["got"]["tick"]) for pair in said["decisions"]] == ids
+    assert [pair["got"]["result"] for pair in said["verdicts"]] == results
+
+
+def test_a_simulated_run_goes_as_the_real_one_went(run: Path) -> None:
+    """What was measured in a real run, played to its policy, gives the same decisions and verdicts."""
+    with JournalReader(run) as journal:
+        items = [entry.item for entry in journal.entries()]
+        decisions, verdicts = list(journal.decisions()), list(journal.verdicts())
+    samples = {item.tick: item for item in items if isinstance(item, Sample)}
+    fates = {item.decision_id: (item.status, item.reason) for item in items if isinstance(item, Outcome)}
+    simulated = SimulatedRun(parse_policy(POLICY), lambda decision: fates[decision.id])
+    said = Turn()
+    for tick in range(1, max(samples) + 1):
+        said.extend(simulated.take(samples[tick].signals))
+    assert said.decisions == decisions
+    assert said.verdicts == verdicts

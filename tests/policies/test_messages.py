@@ -27,6 +27,8 @@ ELSEWHERE = {
     "cannot be read": "test_document.py: a file that is not there",
     "a text has no folder": "test_extends.py: only a text that is at hand has none",
     "characters, merged": "test_extends.py: no such file is kept here",
+    "a key that is read later needs a kind": "test_json_schema.py: a mistake of the language's own",
+    "What kind of monitor it is": "no mistake: what the schema says of a key",
     "cannot be made": "below: no monitor that is shipped does that",
 }
 

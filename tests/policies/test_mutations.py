@@ -15,4 +15,6 @@ def test_no_spoiled_policy_breaks_a_promise(numbers: range) -> None:
     results = judge_many(0, numbers)
     assert [(result.number, result.broken) for result in results if result.broken] == []
     outcomes = Counter((result.kind, result.accepted) for result in results)
-    assert len(outcomes) >= 14 - (len(numbers) < 1000)  # each kind of spoiling has files of both fates
+    assert len(outcomes) >= (
+        11 if len(numbers) < 1000 else 14
+    )  # each kind of spoiling has files of both fates
