@@ -8,6 +8,7 @@ from typing import Any
 from .base import STALE_AFTER, above_zero, at_least
 from .river_drift import RiverMonitor
 from .scale import WARM_UP, make_scale
+from .types import Tuned
 
 _SUMS = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
 
@@ -44,6 +45,7 @@ class PageHinkley(RiverMonitor):
     (290, 274)
     """
 
+    tuned = Tuned()
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 20
