@@ -48,7 +48,7 @@ def test_every_registered_monitor_conforms(name: str, check: conformance.Check) 
 def test_the_larger_its_threshold_the_later_its_first_alarm(kind: str) -> None:
     tuned = MONITORS[kind].tuned  # type: ignore[attr-defined]
     usual = maker(kind)().threshold
-    run = conformance.stepped(2500, seed=51, at=1700, noises=6.0)
+    run = conformance.stepped(2500, seed=51, at=1700, noises=2 * (maker(kind)().step_noises or 0))
 
     def first(factor: float) -> int:
         monitor = maker(kind, **{tuned.parameter: factor * usual})()
