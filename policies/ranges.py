@@ -1,9 +1,9 @@
-"""What is certain about a condition without measuring anything: that it cannot hold, or that one implies another.
+"""What is certain about a condition before anything is measured: that it cannot hold, or implies another.
 
 A condition is written out as *alternatives*, each a set of demands that hold together: a number lies in an
-interval, a reading has one of some healths, anything else is true or false. An alternative is impossible where two
-demands on one subject leave nothing. That is sound, not complete: what is not seen here may still be
-impossible, and nothing that is told is wrong.
+interval, a reading has one of some healths, anything else is true or false. An alternative is impossible
+where two demands on one subject leave nothing. That is sound, not complete: what is not seen here may still
+be impossible, and nothing that is told is wrong.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class _TooMany(Exception):
 def alternatives(text: str, holds: bool = True) -> tuple[Alternative, ...] | None:
     """How a condition that was compiled can come to hold (or to fail); None if that is too much to say.
 
-    >>> [{name: str(demand) for name, demand in each.items()} for each in alternatives("not loss.z <= 6")]
-    [{'loss': '...', 'loss.z': 'above 6'}]
+    >>> [str(each["loss.z"]) for each in alternatives("not (loss.z <= 6 and loss.z > 3)")]
+    ['above 6', 'at most 3']
     """
     try:
         return _written(ast.parse(text.replace("\n", " "), mode="eval").body, holds)
