@@ -151,9 +151,8 @@ def _goes_back(rule: Rule, to: str | None = None) -> Iterator[tuple[Path, str | 
     for number, rung in enumerate(rule.ladder):
         for index, action in enumerate(rung.actions):
             where = action.params.get("to") if action.name == "rollback" else None
-            if where == to or (to is None and where is not None and "checkpoint" not in where):
-                if where is not None:
-                    yield ("ladder", number, index, "rollback", "to"), where
+            if where is not None and (where == to or (to is None and "checkpoint" not in where)):
+                yield ("ladder", number, index, "rollback", "to"), where
 
 
 def _lateness(written: Written, name: str) -> int:
