@@ -22,19 +22,15 @@ from .recorded.recording import RecordingError
 from .recorded.tails import Basis
 
 
-class _Rate(click.ParamType):
+def _share(context: click.Context, parameter: click.Parameter, value: str) -> float:
     """A share such as 1/100000 or 1e-5."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            rate = float(Fraction(value))
-        except (ValueError, ZeroDivisionError):
-            rate = 0.0
-        if not 0 < rate < 1:
-            self.fail(f"'{value}' is no share between 0 and 1, such as 1/100000", param, ctx)
-        return rate
+    try:
+        share = float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        share = 0.0
+    if not 0 < share < 1:
+        raise click.BadParameter(f"'{value}' is no share between 0 and 1, such as 1/100000")
+    return share
 
 
 @click.command("calibrate")
@@ -43,7 +39,7 @@ class _Rate(click.ParamType):
 @click.option(
     "--false-alarms",
     "rate",
-    type=_Rate(),
+    callback=_share,
     default="1/100000",
     show_default=True,
     metavar="N/SAMPLES",
@@ -115,10 +111,10 @@ def tell(console: Console, found: Calibration) -> None:
         add_row(table, *_row(each))
     console.print(table)
     for line in (
-        f"Asked: {1e5 * found.rate:g} false alarms in 100k samples. Rates are those of these runs, with their "
+        f"Asked: {1e5 * found.rate:g} false alarms in 100k samples; told are those of these runs, with their "
         "95 % interval.",
-        f"Steps, and ramps of {RAMP} samples, as high as each monitor declares to find: found within {WITHIN} "
-        "samples, median delay, 90th percentile.",
+        f"Steps, and ramps of {RAMP} samples, as high as each monitor declares to find: found within "
+        f"{WITHIN} samples, median delay, 90th percentile.",
         *(f"{name}: {why}" for name, why in found.left_out.items()),
     ):
         console.print(line, soft_wrap=True)

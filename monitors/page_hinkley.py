@@ -8,7 +8,6 @@ from typing import Any
 from .base import STALE_AFTER, above_zero, at_least
 from .river_drift import RiverMonitor
 from .scale import WARM_UP, make_scale
-from .types import Tuned
 
 _SUMS = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
 
@@ -17,7 +16,8 @@ class PageHinkley(RiverMonitor):
     """River's PageHinkley, upwards, on the part of robust z that is above zero.
 
     It compares with the mean of the whole history, so on z itself the end of a fast fall, where z goes from
-    below zero to zero, would look like a rise. The score is the sum that ``threshold`` is compared with.
+    below zero to zero, would look like a rise. The score is the sum that ``threshold`` is compared with. As it
+    begins anew with each alarm, it does not tell how often another threshold would alarm (``tuned`` is None).
 
     Args:
         signal: the signal's name.
@@ -45,7 +45,6 @@ class PageHinkley(RiverMonitor):
     (290, 274)
     """
 
-    tuned = Tuned()
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 20

@@ -1,4 +1,4 @@
-"""What a threshold costs in delay: changes are put into healthy runs' own values, and found sooner or later."""
+"""What a threshold costs in delay: changes are put into healthy runs' own values, to be found."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Delays:
 def delays(spec: MonitorSpec, spots: Iterable[Spot], shape: Shape) -> Delays | None:
     """How soon a monitor finds the step that it declares to find, or a ramp as high; None if it has none.
 
-    A change is as many noises high as the monitor declares. The noise is its own at that place, or that from one
-    value to the next, if larger: some monitors tell the noise of a mean. Where it does not judge there, or
-    alarms already, nothing is tried.
+    A change is as many noises high as the monitor declares. The noise is its own at that place, or that from
+    one value to the next, if larger: some monitors tell the noise of a mean. Where it does not judge there,
+    or alarms already, nothing is tried.
     """
     tried, found = 0, []
     for spot in spots:

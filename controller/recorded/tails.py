@@ -46,6 +46,7 @@ class Basis(Enum):
 
     COUNTED = "counted"
     EXTRAPOLATED = "extrapolated"
+    LEAST = "the least it takes"
     TOO_FEW = "too few samples"
 
 
@@ -87,7 +88,7 @@ def choose(series: Sequence[Scores], tuned: Tuned, samples: int, rate: float) ->
         samples: of the runs in all, those without a measurement too.
         rate: false alarms a sample.
     """
-    expected, needed = rate * samples, ceil(1 / (FURTHEST * rate))
+    expected, needed = rate * samples, ceil(round(1 / (FURTHEST * rate), 6))
     together = np.concatenate([*series, np.empty(0)])
     largest = float(together.max()) if len(together) else -inf
     if not expected * FURTHEST >= 1 or not len(together):
