@@ -30,7 +30,7 @@ PLACES = 24
 """Places in all runs together at which changes are put."""
 
 _UNREACHED = 1e60
-_AGAIN = 3  # times that thresholds are raised and tried again
+_TRIES = 5  # of a threshold; after each in which it alarms too often it is raised
 _NO_THRESHOLD = "has no threshold that its score alone is compared with"
 
 
@@ -105,15 +105,17 @@ def calibrate(policy: Policy, recordings: Sequence[Recording], rate: float, seed
     new = {name: choice.threshold for name, choice in choices.items() if choice.threshold is not None}
     places = _places(recordings, seed)
     before = observe(policy, recordings, places)
-    after = observe(with_thresholds(policy, new), recordings, places)
-    for _ in range(_AGAIN):
-        loud = [name for name in new if after.episodes[name] > rate * after.samples[name]]
+    after, loud = dict[str, Seen](), list(new)
+    for trial in range(_TRIES):
+        if trial:
+            new |= {name: rounded_up(1.1 * new[name]) for name in loud}
+        trying = replace(policy, monitors=tuple(spec for spec in policy.monitors if spec.name in loud))
+        after |= dict.fromkeys(loud, observe(with_thresholds(trying, new), recordings, places))
+        loud = [name for name in loud if after[name].episodes[name] > rate * after[name].samples[name]]
         if not loud:
             break
-        new |= {name: rounded_up(1.1 * new[name]) for name in loud}
-        after = observe(with_thresholds(policy, new), recordings, places)
     choices = {name: replace(choice, threshold=new.get(name)) for name, choice in choices.items()}
-    found = (_compared(policy, name, choice, before, after) for name, choice in choices.items())
+    found = (_compared(policy, name, choice, before, after.get(name)) for name, choice in choices.items())
     return Calibration(rate, tuple(found), left_out)
 
 
@@ -140,7 +142,7 @@ def _choices(
     return choices, left_out
 
 
-def _compared(policy: Policy, name: str, choice: Choice, before: Seen, after: Seen) -> Calibrated:
+def _compared(policy: Policy, name: str, choice: Choice, before: Seen, after: Seen | None) -> Calibrated:
     """One monitor with its old threshold and its new one."""
     [spec] = [each for each in policy.monitors if each.name == name]
     new, tuned = choice.threshold, tuned_of(spec)
@@ -150,7 +152,9 @@ def _compared(policy: Policy, name: str, choice: Choice, before: Seen, after: Se
         first = delays(spec, before.spots, shape)
         if first is not None:
             changed = None if new is None else with_thresholds(replace(policy, monitors=(spec,)), {name: new})
-            then = None if changed is None else delays(changed.monitors[0], after.spots, shape)
+            then = (
+                None if changed is None or after is None else delays(changed.monitors[0], after.spots, shape)
+            )
             pairs[shape] = (first, then)
     return Calibrated(
         monitor=name,
@@ -160,7 +164,7 @@ def _compared(policy: Policy, name: str, choice: Choice, before: Seen, after: Se
         choice=choice,
         samples=before.samples[name],
         before=before.episodes[name],
-        after=None if new is None else after.episodes[name],
+        after=None if after is None else after.episodes[name],
         delays=pairs,
     )
 

@@ -1,17 +1,19 @@
-"""Thresholds from the scores of healthy runs: how rare large ones are, counted, or extrapolated by a stated model.
+"""Thresholds from the scores of healthy runs: how rare large ones are, counted, or by a stated model.
 
-An episode of a healthy run is known by its **peak**, the largest evidence in it; it ends where the evidence has
-come down to half of the level at which it began (of its logarithm, where large scores become rare as a power).
-As many peaks as are beyond a threshold, so many false alarms it gives.
+An episode of a healthy run is known by its **peak**, the largest evidence in it; it ends where the evidence
+has come down to half of the level at which it began (of its logarithm, where large scores become rare as a
+power). As many peaks as are beyond a threshold, so many false alarms it gives.
 
-Where the runs are long enough for ten alarms or more at the rate that is asked, the threshold is the peak that
-leaves so many above it. Where they are not, the highest peaks are continued: their excess over a level u
-is taken as exponential (of the score for cumulative sums, of its logarithm for the others), which is what theory
-has for the excursions of a cumulative sum, and for tails that are powers (Hill's estimator). It goes no further
-than ten times the length of the runs.
+Where the runs are long enough for ten alarms or more at the rate that is asked, the threshold is the peak
+that leaves so many above it. Where they are not, the highest peaks are continued: their excess over a level u
+is taken as exponential (of the score for cumulative sums, of its logarithm for the others), which is what
+theory has for the excursions of a cumulative sum, and for tails that are powers. It goes no further than ten
+times the length of the runs. Of independent noise, what was continued kept its rate on fresh runs, but for
+``spike``, which alarmed more seldom.
 
 Source: J. Pickands, Statistical inference using extreme order statistics, Annals of Statistics 3 (1975), with
-the shape fixed at 0; B. M. Hill, A simple general approach to inference about the tail, ibid.
+the shape fixed at 0; B. M. Hill, A simple general approach to inference about the tail of a distribution,
+ibid.
 """
 
 from __future__ import annotations
