@@ -22,6 +22,9 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "approve": _Command(".cli_control", "approve", "Say yes to a decision that waits."),
     "backtest": _Command(".cli_backtest", "command", "Try a policy on runs that already happened."),
+    "calibrate": _Command(
+        ".cli_calibrate", "command", "Set thresholds from healthy runs, and say the delay."
+    ),
     "check": _Command(".cli_check", "check", "Check policies: every mistake at once, with its place."),
     "demo": _Command(".cli_demo", "demo", "Watch a real run go wrong, be caught and be corrected."),
     "off": _Command(".cli_control", "off", "Keep a run's policy from changing anything."),

@@ -74,12 +74,12 @@ def command(
         click.echo(dumps({"policy": policy, "ok": False, "problems": problems}) if as_json else str(error))
         sys.exit(1)
     try:
-        recordings = _read(loaded, runs, signals, step)
+        recordings = read_runs(loaded, runs, signals, step)
         known = _labels(labels, onset, healthy, runs)
         tests = [backtest(loaded, recording) for recording in recordings]
         scores = None if known is None else score(loaded, tests, known)
     except RecordingError as error:
-        _fail(policy, error, as_json)
+        fail(policy, error, as_json)
     if as_json:
         click.echo(dumps(document(loaded, tests, scores)))
         return
@@ -89,13 +89,16 @@ def command(
     tell_summary(console, tests, scores)
 
 
-def _fail(policy: str, error: RecordingError, as_json: bool) -> NoReturn:
+def fail(policy: str, error: RecordingError, as_json: bool) -> NoReturn:
+    """End the command by what is wrong with runs."""
     problems = [{"message": problem} for problem in error.problems]
     click.echo(dumps({"policy": policy, "ok": False, "problems": problems}) if as_json else str(error))
     sys.exit(1)
 
 
-def _read(policy: Policy, runs: Sequence[str], signals: Sequence[str], step: str | None) -> list[Recording]:
+def read_runs(
+    policy: Policy, runs: Sequence[str], signals: Sequence[str], step: str | None
+) -> list[Recording]:
     """All runs. Raises RecordingError with what is wrong in any of them."""
     needs, problems, found = Needs(policy), list[str](), list[Recording]()
     choices = [read_choice(text, needs) for text in signals]

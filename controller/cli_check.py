@@ -9,16 +9,19 @@ from typing import Any
 import click
 
 from ..policies.policy import Policy, PolicyError, Problem, load_policy
+from ..policies.smells import Smell, smells_of
 
 
 @click.command()
 @click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a policy, each on its line.")
 @click.option("--merged", is_flag=True, help="Print the policy as YAML, merged with what it extends.")
-def check(policies: tuple[str, ...], as_json: bool, merged: bool) -> None:
-    """Check policies and print every mistake with its place.
+@click.option("--strict", is_flag=True, help="Smells count as mistakes.")
+def check(policies: tuple[str, ...], as_json: bool, merged: bool, strict: bool) -> None:
+    """Check policies and print every mistake and every smell with its place.
 
-    POLICY is a YAML file, or the bare name of a shipped policy, such as baseline.
+    POLICY is a YAML file, or the bare name of a shipped policy, such as baseline. A smell is valid, but will
+    not do what its author wants, such as a condition that can never hold.
     Exits with 0 if all are good, else with 1.
     """
     if merged and (as_json or len(policies) > 1):
@@ -38,8 +41,15 @@ def check(policies: tuple[str, ...], as_json: bool, merged: bool) -> None:
             else:
                 click.echo(str(error))
         else:
-            told = policy.text.rstrip("\n") if merged else _told(policy)
-            click.echo(json.dumps({"policy": source, "ok": True, **_summary(policy)}) if as_json else told)
+            smells = smells_of(policy)
+            all_good = all_good and not (strict and smells)
+            if as_json:
+                told = {"smells": list(map(smell_json, smells))}
+                click.echo(json.dumps({"policy": source, "ok": True, **_summary(policy), **told}))
+            elif merged:
+                click.echo(policy.text.rstrip("\n"))
+            else:
+                click.echo("\n".join([_told(policy), *map(str, smells)]))
     sys.exit(0 if all_good else 1)
 
 
@@ -47,6 +57,18 @@ def problem_json(problem: Problem) -> dict[str, Any]:
     """A mistake of a policy, for programs."""
     line, column, _ = problem.place
     return {"file": problem.source, "line": line, "column": column, "message": problem.message}
+
+
+def smell_json(smell: Smell) -> dict[str, Any]:
+    """A smell of a policy, for programs."""
+    return {
+        "smell": smell.name,
+        "rule": smell.rule,
+        "line": smell.place.line,
+        "column": smell.place.column,
+        "wrong": smell.wrong,
+        "instead": smell.instead,
+    }
 
 
 def _summary(policy: Policy) -> dict[str, Any]:

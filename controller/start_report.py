@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..policies.policy import CheckpointFormat, Mode, Policy
+from ..policies.smells import smells_of
 from . import streams
 from .run import Run
 
@@ -63,6 +64,7 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
     mixture = None if run.feed is None else run.feed.mixture
     sources = [] if mixture is None else list(mixture.names)
     tensors = run.state.tensors_as_they_stand()
+    smells = list(map(str, smells_of(policy)))
     size = sum(t.numel() * t.element_size() for t in tensors)
     facts: dict[str, Any] = {
         "mode": mode.value,
@@ -80,6 +82,7 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
             "store": policy.snapshots.store.value,
             "bytes": run.ring.bytes_when_full(tensors),
         },
+        "smells": smells,
         "notices": notices,
     }
     ways_on = "forward, skip and replay" if run.rewinds is None else f"forward only: {run.rewinds}"
@@ -91,6 +94,7 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
         f"rollback goes on by {ways_on}",
         f"snapshots: {_snapshots(run, policy, tensors) if mode is Mode.ACT else NO_SNAPSHOTS}",
         f"checkpoints: {_checkpoints(run)}",
+        *smells,
         *notices,
     ]
     if run.rewinds is None and run.accelerator.device.type != "cpu" and not _is_deterministic():

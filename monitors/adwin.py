@@ -79,7 +79,7 @@ class Adwin(RiverMonitor):
         # River would forget the whole window with the next value. ADWIN itself goes on with the newer part,
         # and needs to: a first cut often leaves too much of the old values to tell where the mean has gone.
         detector._drift_detected = False
-        return mean, found and mean > before and mean > self._threshold
+        return mean, found and mean > before and mean > self.threshold
 
     def _restart(self) -> None:
         self._detector = self._detector.clone()

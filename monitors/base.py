@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from .changes import Change, Effect, Way
 from .scale import RobustScale
-from .types import Health, ParameterError, Reading, Sample
+from .types import Health, ParameterError, Reading, Sample, Tuned
 
 LARGEST = 1e100
 """Beyond it a value counts as not finite: its square would overflow, and no signal means anything there."""
@@ -45,6 +45,7 @@ class BaseMonitor:
     they tell in ``extra``, and declare how well they work as ``conformance.Declared`` says. ``lateness`` was
     measured on steps of 1.5 to 15 noises and on ramps of 2 to 16 noises in 50 to 400 measurements.
 
+    ``tuned`` names the parameter that its score is compared with, and ``threshold`` is the value of that.
     ``looks`` is the way of the changes that it alarms on; one that was meant to go that way is doubted.
     ``cadence`` are the ticks between two measurements: the smaller of the last two gaps, so that one gap is
     none. A signal that is measured seldom is STALE only after as many ticks as three measurements take.
@@ -52,6 +53,8 @@ class BaseMonitor:
 
     before_step: bool = False
     extra: ClassVar[tuple[str, ...]] = ()
+    tuned: ClassVar[Tuned | None] = None
+    threshold: float = nan
     lateness: int = 0
     false_alarms_per_100k: float = 0.0
     looks: Way = Way.EITHER
@@ -185,7 +188,7 @@ class ScaledMonitor(SignalMonitor):
         super().__init__(signal, stale_after)
         self.warm_up = scale.warm_up
         self._scale = scale
-        self._threshold = threshold
+        self.threshold = threshold
         self._doubt = 0  # measurements that are still judged with doubt, and with how much
         self._doubtful = 0.0
 
@@ -220,7 +223,7 @@ class ScaledMonitor(SignalMonitor):
             z /= 1 + self._doubtful * self._doubt / _DOUBT
             self._doubt -= 1
         score, onset = self._judge(tick, z)
-        level, noise, threshold = scale.level, scale.noise, self._threshold
+        level, noise, threshold = scale.level, scale.noise, self.threshold
         if onset is None:
             return Reading(Health.OK, tick, value, score, threshold, None, level, noise)
         reason = (

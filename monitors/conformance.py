@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .types import Health, Monitor, Reading, Sample
+from .types import Health, Monitor, Reading, Sample, Tuned
 
 NOISE = 0.1
 """Robust scale of the noise of all streams here."""
@@ -56,6 +56,8 @@ def yield_checks(make: Make) -> Iterator[Check]:
     yield check_is_deterministic
     yield check_is_silent_while_warming_up
     yield check_says_why
+    if getattr(make(), "tuned", None) is not None:
+        yield check_alarms_begin_beyond_the_threshold
     yield check_memory_is_bounded
     yield check_cost_is_bounded
     yield check_nonfinite_is_said_and_forgotten
@@ -135,6 +137,24 @@ def check_says_why(make: Make) -> None:
         elif reading.health is Health.OK:
             assert not reading.reason, f"{reading} gives a reason"
             assert reading.onset is None, f"{reading} has an onset"
+
+
+def check_alarms_begin_beyond_the_threshold(make: Make) -> None:
+    """Its score is what is compared with the parameter that it is calibrated by, as ``tuned`` says."""
+    monitor: Any = make()
+    tuned: Tuned = monitor.tuned
+    scores: list[float] = []
+    bad = False
+    for reading in feed(monitor, troubled(900, seed=3)):
+        if reading.health not in (Health.OK, Health.ALARM):
+            continue
+        assert reading.threshold == monitor.threshold, f"{reading} has another threshold"
+        scores = [*scores, reading.score][-tuned.of :]
+        beyond = sum(score >= monitor.threshold for score in scores) >= tuned.times
+        assert beyond or bad or not reading.bad, f"{reading} alarms at scores of {scores}"
+        assert reading.bad or not beyond, f"{reading} does not alarm at scores of {scores}"
+        assert not reading.score > tuned.stops * monitor.threshold, f"{reading} has too large a score"
+        bad = reading.bad
 
 
 def check_memory_is_bounded(make: Make) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor, above_zero
 from .changes import Way
 from .scale import WARM_UP, DifferencedScale, make_scale
+from .types import Tuned
 
 
 class Divergence(ScaledMonitor):
@@ -38,6 +39,7 @@ class Divergence(ScaledMonitor):
     """
 
     looks = Way.UP
+    tuned = Tuned(times=2, of=3, power=True)
     false_alarms_per_100k = 5.0
     step_noises = 15.0
     step_delay = 3
@@ -62,7 +64,7 @@ class Divergence(ScaledMonitor):
         self._onset: int | None = None
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
-        high = tick if z > self._threshold else None
+        high = tick if z > self.threshold else None
         before, last = self._high_before, self._last_high
         first = last if before is None else before
         if high is None and first is None:

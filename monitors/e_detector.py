@@ -9,6 +9,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor, at_least
 from .onset import RampStart
 from .scale import WARM_UP, make_scale
+from .types import Tuned
 from .whitening import Whitening
 from .window import SortedWindow
 
@@ -73,6 +74,7 @@ class EDetector(ScaledMonitor):
     (284, 279)
     """
 
+    tuned = Tuned("average_run_length", power=True)
     step_noises = 3.0
     step_delay = 20
     lateness = 20
@@ -124,7 +126,7 @@ class EDetector(ScaledMonitor):
         if self._onset is not None:
             if score < self._clears:
                 self._onset = None
-        elif score < self._threshold:
+        elif score < self.threshold:
             waiting = self._waiting
             waiting.append((z, residual))
             if len(waiting) > _WAIT:

@@ -18,7 +18,7 @@ from .forecasting.references import Reference
 from .forecasting.schedules import Schedule, make_schedule
 from .plan import Plan
 from .scale import RobustScale
-from .types import Health, ParameterError, Reading, Sample
+from .types import Health, ParameterError, Reading, Sample, Tuned
 
 _WINDOW = 16  # measurements whose median is compared with the forecast
 _FEWEST = 8
@@ -79,6 +79,7 @@ class ForecastMonitor(SignalMonitor):
     """
 
     extra = ("final", "low", "high", "expected_now")
+    tuned = Tuned()
     false_alarms_per_100k = 5.0
     step_noises = 4.0
     step_delay = 40
@@ -117,7 +118,7 @@ class ForecastMonitor(SignalMonitor):
         self._own_horizon = horizon
         self._own_schedule = None if schedule is None else make_schedule(schedule)
         self.plan(Plan())
-        self._every, self._threshold = every, threshold
+        self._every, self.threshold = every, threshold
         self._ticks: list[int] = []  # of half a window: a change moves its median so many measurements later
         self._step = 0  # of the sample at hand
         self._rate: float | None = None  # the newest that was measured
@@ -191,12 +192,12 @@ class ForecastMonitor(SignalMonitor):
         elif self._since is None:
             self._since = self._ticks[0]
         if self._alarm is None:
-            if score > self._threshold:
+            if score > self.threshold:
                 self._alarm = [self._step, self._ticks[0] if self._since is None else self._since]
-        elif not score > self._threshold / 2:
+        elif not score > self.threshold / 2:
             self._alarm = None
         health, onset, reason = self._health(tick, expected, above, middle)
-        return Reading(health, tick, value, score, self._threshold, onset, expected, above, reason, extra)
+        return Reading(health, tick, value, score, self.threshold, onset, expected, above, reason, extra)
 
     def _health(
         self, tick: int, expected: float, above: float, middle: float

@@ -7,7 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor, above_zero
 from .scale import WARM_UP
 from .trend import TrendScale
-from .types import ParameterError
+from .types import ParameterError, Tuned
 
 _STRAY = 3.0  # noises from the level that a healthy signal seldom is
 
@@ -48,6 +48,7 @@ class Jump(ScaledMonitor):
     ([280, 281], 280)
     """
 
+    tuned = Tuned(power=True)
     false_alarms_per_100k = 5.0
     step_noises = 30.0
     step_delay = 0
@@ -76,9 +77,9 @@ class Jump(ScaledMonitor):
             self._left = None
         elif self._left is None:
             self._left = tick
-        if distance > self._threshold:
+        if distance > self.threshold:
             self._onset = self._left if self._onset is None else self._onset
-        elif distance <= self._threshold / 2:
+        elif distance <= self.threshold / 2:
             self._onset = None
         return distance, self._onset
 

@@ -16,7 +16,8 @@ class PageHinkley(RiverMonitor):
     """River's PageHinkley, upwards, on the part of robust z that is above zero.
 
     It compares with the mean of the whole history, so on z itself the end of a fast fall, where z goes from
-    below zero to zero, would look like a rise. The score is the sum that ``threshold`` is compared with.
+    below zero to zero, would look like a rise. The score is the sum that ``threshold`` is compared with; it
+    begins anew with each alarm, so it does not tell how often another threshold would alarm.
 
     Args:
         signal: the signal's name.

@@ -19,7 +19,7 @@ WARM_UP = 64
 """Measurements before a detector judges: quartiles of fewer are too uncertain to call anything abnormal."""
 
 IQR = 1.349  # interquartile range of a normal distribution, in standard deviations
-_DIFFERENCE = 0.954  # median |difference| of two normal values, in standard deviations
+DIFFERENCE = 0.954  # median |difference| of two normal values, in standard deviations
 CLIP = 4.0
 FLOOR = 1e-3
 _SETTLES = 16
@@ -153,7 +153,7 @@ class RobustScale:
         center = self._moved(middle, new or [value])
         # From one to the next, so that what breaks in the midst of them is not taken for their noise.
         apart = [abs(a - b) for a, b in pairwise(new)]
-        spread = median(apart) / _DIFFERENCE if len(apart) >= _FEW else 0.0
+        spread = median(apart) / DIFFERENCE if len(apart) >= _FEW else 0.0
         stretch = max(1.0, spread / sigma)
         sigma *= stretch
         z = (value - center) / sigma
@@ -244,7 +244,7 @@ class DifferencedScale(RobustScale):
     def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
         # Of the values themselves: those of winsorised ones shrink the noise, which winsorises the more.
         differences, last = self._differences, self._last
-        sigma = inf if len(differences) < self.warm_up - 1 else differences.median() / _DIFFERENCE
+        sigma = inf if len(differences) < self.warm_up - 1 else differences.median() / DIFFERENCE
         if last is not None:
             most = 2 * CLIP * (sigma if sigma > floor else floor)
             change = abs(value - last)
@@ -255,7 +255,7 @@ class DifferencedScale(RobustScale):
     def _now(self) -> tuple[float, float]:
         middle, sigma = super()._now()
         if len(self._differences) >= self.warm_up - 1:
-            sigma = max(min(sigma, self._differences.median() / _DIFFERENCE), self._floor(middle))
+            sigma = max(min(sigma, self._differences.median() / DIFFERENCE), self._floor(middle))
         return middle, sigma
 
     def _take_in(self, value: float) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
+from .types import Tuned
 
 
 class Shift(ScaledMonitor):
@@ -48,6 +49,7 @@ class Shift(ScaledMonitor):
     (282, 280)
     """
 
+    tuned = Tuned(stops=1.5)
     false_alarms_per_100k = 15.0
     step_noises = 5.0
     step_delay = 10

@@ -7,6 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor, above_zero
 from .changes import Way
 from .scale import WARM_UP, DifferencedScale, make_scale
+from .types import Tuned
 
 
 class Spike(ScaledMonitor):
@@ -34,6 +35,7 @@ class Spike(ScaledMonitor):
     """
 
     looks = Way.UP
+    tuned = Tuned(power=True)
     false_alarms_per_100k = 150.0
     step_noises = 15.0
     step_delay = 0
@@ -55,7 +57,7 @@ class Spike(ScaledMonitor):
         self._since: int | None = None
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
-        if z <= self._threshold:
+        if z <= self.threshold:
             self._since = None
         elif self._since is None:
             self._since = tick

@@ -9,7 +9,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, SignalMonitor, at_least
 from .changes import Effect, Way
 from .cusum import Cusum
-from .types import Health, Reading
+from .types import Health, Reading, Tuned
 
 _LEAST_BLOCKS = 8  # before the first fit: a line through fewer has no noise to speak of
 _CLIP = 4.0
@@ -49,6 +49,7 @@ class Stalled(SignalMonitor):
     """
 
     looks = Way.UP
+    tuned = Tuned(stops=1.5)
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 200
@@ -74,6 +75,7 @@ class Stalled(SignalMonitor):
         self._size = block
         self._most = blocks
         self._cusum = Cusum(slack, threshold, _CLIP)
+        self.threshold = threshold
         self._since = 0  # the tick at which the current block began
         self._block: list[float] = []
         self._finished = 0  # blocks so far

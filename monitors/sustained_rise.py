@@ -9,6 +9,7 @@ from .changes import Way
 from .cusum import Cusum
 from .onset import RampStart
 from .scale import WARM_UP, make_scale
+from .types import Tuned
 
 _CALIBRATED = {
     "loss": (0.5, 20.0, 4.0),
@@ -56,6 +57,7 @@ class SustainedRise(ScaledMonitor):
     """
 
     looks = Way.UP
+    tuned = Tuned(stops=1.5)
     false_alarms_per_100k = 5.0
     step_noises = 3.0
     step_delay = 20

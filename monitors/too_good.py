@@ -9,6 +9,7 @@ from .changes import Way
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
 from .trend import FallingTrendScale
+from .types import Tuned
 
 
 class TooGood(ScaledMonitor):
@@ -51,6 +52,7 @@ class TooGood(ScaledMonitor):
     """
 
     looks = Way.DOWN
+    tuned = Tuned(stops=1.5)
     false_alarms_per_100k = 5.0
     step_noises = -6.0
     step_delay = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -112,6 +112,22 @@ class ParameterError(ValueError):
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(message)
         self.parameter = parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The parameter that says how easily a monitor alarms: the larger it is, the more seldom.
+
+    An alarm begins where the score is beyond it at ``times`` of the last ``of`` measurements. Until the first
+    alarm the score does not depend on it, but for stopping at ``stops`` times its value. ``power`` says that
+    large scores become rare as a power of themselves, and not exponentially.
+    """
+
+    parameter: str = "threshold"
+    times: int = 1
+    of: int = 1
+    stops: float = inf
+    power: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ from typing import Any
 from ..monitors.types import Health, Reading
 from .types import Facts
 
-_JUDGED = (Health.OK, Health.WARNING, Health.ALARM, Health.NONFINITE)
-_TOLD = (Health.WARMUP, *_JUDGED)
+JUDGED = (Health.OK, Health.WARNING, Health.ALARM, Health.NONFINITE)
+TOLD = (Health.WARMUP, *JUDGED)
 
 _BAD = (Health.ALARM, Health.NONFINITE)
-_CONDITIONS = {
-    "bad": (_BAD, _JUDGED),
-    "ok": ((Health.OK,), _JUDGED),
-    "warning": ((Health.WARNING,), _JUDGED),
-    "alarm": ((Health.ALARM,), _JUDGED),
-    "nonfinite": ((Health.NONFINITE,), _JUDGED),
+HEALTHS = {
+    "bad": (_BAD, JUDGED),
+    "ok": ((Health.OK,), JUDGED),
+    "warning": ((Health.WARNING,), JUDGED),
+    "alarm": ((Health.ALARM,), JUDGED),
+    "nonfinite": ((Health.NONFINITE,), JUDGED),
     "warmup": ((Health.WARMUP,), tuple(Health)),
     "stale": ((Health.STALE,), tuple(Health)),
     "error": ((Health.ERROR,), tuple(Health)),
@@ -27,7 +27,7 @@ _CONDITIONS = {
 """Condition -> the healths where it holds, and those among which it is decided. A monitor that is warming up,
 stale or broken has not judged: it is neither bad nor not bad."""
 
-CONDITIONS = frozenset(_CONDITIONS)
+CONDITIONS = frozenset(HEALTHS)
 NUMBERS = frozenset({"value", "level", "noise", "z", "ratio", "score", "threshold", "onset"})
 FACTS = NUMBERS - {"onset"}
 """What the facts of ``before.*`` and ``target.*`` keep of a reading: its numbers, not its health."""
@@ -38,51 +38,51 @@ JUDGEMENTS = frozenset({"bad", "alarm", "warning", "score", "threshold", "onset"
 
 def value(reading: Reading) -> float:
     """The measurement itself: also in warm-up, since it needs no statistics, but not once it is stale."""
-    return reading.value if reading.health in _TOLD else nan
+    return reading.value if reading.health in TOLD else nan
 
 
 def level(reading: Reading) -> float:
     """The healthy level."""
-    return reading.level if reading.health in _JUDGED else nan
+    return reading.level if reading.health in JUDGED else nan
 
 
 def noise(reading: Reading) -> float:
     """The healthy scale."""
-    return reading.noise if reading.health in _JUDGED else nan
+    return reading.noise if reading.health in JUDGED else nan
 
 
 def score(reading: Reading) -> float:
     """The monitor's score."""
-    return reading.score if reading.health in _JUDGED else nan
+    return reading.score if reading.health in JUDGED else nan
 
 
 def threshold(reading: Reading) -> float:
     """What the score is compared with."""
-    return reading.threshold if reading.health in _JUDGED else nan
+    return reading.threshold if reading.health in JUDGED else nan
 
 
 def onset(reading: Reading) -> float:
     """The tick at which the change began."""
-    return nan if reading.onset is None or reading.health not in _JUDGED else reading.onset
+    return nan if reading.onset is None or reading.health not in JUDGED else reading.onset
 
 
 def extra(reading: Reading, name: str) -> float:
     """A number that only some types of monitor tell."""
-    if reading.extra is None or reading.health not in _JUDGED:
+    if reading.extra is None or reading.health not in JUDGED:
         return nan
     return reading.extra.get(name, nan)
 
 
 def z(reading: Reading) -> float:
     """How many noises the value lies above the level."""
-    if reading.health not in _JUDGED:
+    if reading.health not in JUDGED:
         return nan
     return divide(reading.value - reading.level, reading.noise)
 
 
 def ratio(reading: Reading) -> float:
     """The value over the level."""
-    return divide(reading.value, reading.level) if reading.health in _JUDGED else nan
+    return divide(reading.value, reading.level) if reading.health in JUDGED else nan
 
 
 def fact(facts: Facts, name: str, attribute: str) -> float:
@@ -108,7 +108,7 @@ def is_no_nan(reading: Reading) -> bool:
 
 
 def _measured(reading: Reading) -> bool:
-    return reading.tick >= 0 and reading.health in _TOLD
+    return reading.tick >= 0 and reading.health in TOLD
 
 
 def divide(a: float, b: float) -> float:
@@ -166,10 +166,10 @@ FUNCTIONS: dict[str, tuple[str, int | None]] = {
 NAMESPACE: dict[str, Any] = {
     "__builtins__": {"abs": abs, "any": any, "all": all, "sum": sum},
     "nan": nan,
-    **{f"{name}_holds": holds for name, (holds, _) in _CONDITIONS.items()},
+    **{f"{name}_holds": holds for name, (holds, _) in HEALTHS.items()},
     **{
         f"{name}_fails": tuple(health for health in decided if health not in holds)
-        for name, (holds, decided) in _CONDITIONS.items()
+        for name, (holds, decided) in HEALTHS.items()
     },
     **{
         function.__name__: function

@@ -75,6 +75,28 @@ def test_one_bad_policy_among_good_ones_fails_the_check() -> None:
     assert "design.yaml: ok" in result.output
 
 
+SMELLY = """version: 1
+rules:
+  - {name: r, when: loss.z > 6 and loss.z < 3, budget: {acts: 1, per: 9}, ladder: [[stop: {}]]}
+"""
+
+
+def test_smells_are_told_and_fail_only_the_strict(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(SMELLY, encoding="utf-8")
+    result = check(path)
+    assert result.exit_code == 0
+    assert result.output.splitlines()[-1] == (
+        f"{path}:3:21: smell: rule 'r': 'when' can never hold, loss.z would have to be above 6 and below 3: "
+        "the rule never fires; mend or remove it"
+    )
+    assert check(path, "--strict").exit_code == 1
+    assert check("baseline", "--strict").exit_code == 0
+    [smell] = json.loads(check(path, "--json").output)["smells"]
+    assert (smell["smell"], smell["rule"], smell["line"], smell["column"]) == ("never-holds", "r", 3, 21)
+    assert smell["instead"] == "the rule never fires; mend or remove it"
+
+
 def test_json_is_one_object_a_policy() -> None:
     result = check("--json", "baseline", POLICIES / "bad" / "mode.yaml")
     good, bad = map(json.loads, result.output.splitlines())

@@ -44,6 +44,22 @@ def test_every_registered_monitor_conforms(name: str, check: conformance.Check) 
     check(MAKERS[name])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MONITORS if getattr(MONITORS[kind], "tuned", None)])
+def test_the_larger_its_threshold_the_later_its_first_alarm(kind: str) -> None:
+    tuned = MONITORS[kind].tuned  # type: ignore[attr-defined]
+    usual = maker(kind)().threshold
+    run = conformance.stepped(2500, seed=51, at=1700, noises=2 * (maker(kind)().step_noises or 0))
+
+    def first(factor: float) -> int:
+        monitor = maker(kind, **{tuned.parameter: factor * usual})()
+        assert monitor.threshold == factor * usual
+        bad = [reading.bad for reading in conformance.feed(monitor, run)]
+        return bad.index(True) if True in bad else len(bad)
+
+    assert first(0.8) <= first(1.0) <= first(1.3) <= first(1e6)
+    assert first(0.8) < first(1e6)
+
+
 class Undeclared(SustainedRise):
     lateness = -1
 
@@ -64,6 +80,12 @@ class Hasty(SustainedRise):
 class Mute(SustainedRise):
     def update(self, sample: Sample) -> Reading:
         return replace(super().update(sample), reason="")
+
+
+class Capricious(SustainedRise):
+    def update(self, sample: Sample) -> Reading:
+        reading = super().update(sample)
+        return reading if reading.bad else replace(reading, score=2 * self.threshold)
 
 
 class Hoarder(SustainedRise):
@@ -150,6 +172,7 @@ CULPRITS: Mapping[conformance.Check, type[SustainedRise]] = {
     conformance.check_is_deterministic: Random,
     conformance.check_is_silent_while_warming_up: Hasty,
     conformance.check_says_why: Mute,
+    conformance.check_alarms_begin_beyond_the_threshold: Capricious,
     conformance.check_memory_is_bounded: Hoarder,
     conformance.check_cost_is_bounded: Laborious,
     conformance.check_nonfinite_is_said_and_forgotten: Gullible,
