@@ -15,11 +15,12 @@ act at a time, the policy's limits, acts that overlap, and the rollback that sen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from ..monitors.types import Sample
+from .amendments import NONE_AMENDED, Amendments
 from .evidence import decide, measured_now
 from .expressions import Readings
 from .limits import LIMITS, Limiter
@@ -83,9 +84,14 @@ class Engine:
         self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
         self._limiter = Limiter(policy.limits) if policy.limits else None
         self._open = OpenVerdicts()
+        self._amendments = NONE_AMENDED
         self._in_flight: Decision | None = None
         self._last_act = (-1, "")
         self._judged_tick = -1
+
+    def amend(self, amendments: Amendments) -> None:
+        """Decide by the policy, but for these decisions: the run is a fork. No part of ``state_dict``."""
+        self._amendments = amendments
 
     @property
     def in_flight(self) -> Decision | None:
@@ -206,15 +212,22 @@ class Engine:
 
     def _strength(self, machine: Machine, now: _Now) -> int:
         """The priority of the rung that it would take; who has none left comes last."""
-        rung, _ = machine.plan(now.sample.tick, machine.key in self._open)
+        rung, _ = self._plan(machine, now.sample.tick)
         return -1 if rung is None else machine.rule.ladder[rung].priority
+
+    def _plan(self, machine: Machine, tick: int) -> tuple[int | None, str]:
+        """The rung that it takes now, and why none: the ladder's next, unless a fork names another."""
+        amended = self._amendments.rung(machine.label, tick)
+        if amended is not None and amended < len(machine.rule.ladder):
+            return amended, ""
+        return machine.plan(tick, machine.key in self._open)
 
     def _grant(self, machine: Machine, now: _Now) -> None:
         """Let a rule take its turn, unless another goes first."""
         rule, tick = machine.rule, now.sample.tick
-        rung, why = machine.plan(tick, machine.key in self._open)
+        rung, why = self._plan(machine, tick)
         shown = len(rule.ladder) - 1 if rung is None else rung
-        if rung is not None and not self._observes(rule) and not self._rival(tick):
+        if rung is not None and not self._observes(machine, tick) and not self._rival(tick):
             self._keep_limits(rule.ladder[rung].actions, now)
         if rival := self._rival(tick):
             self._suppress(machine, shown, f"{rival} goes first", now)
@@ -223,11 +236,13 @@ class Engine:
         if act is not None:
             now.turn.verdicts.append(act.returned(tick))
         machine.take_turn(act is not None)
+        if rung is not None and self._amendments.rung(machine.label, tick) == rung:
+            machine.rung = rung
         before = machine.phase
         if rung is None:
             machine.phase = Phase.EXHAUSTED
             self._suppress(machine, shown, why, now)
-        elif self._observes(rule):
+        elif self._observes(machine, tick):
             machine.observed(rung, tick)
             now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
             if self.mode is Mode.OBSERVE:  # as if it had acted: the others come later, as they would have
@@ -247,8 +262,11 @@ class Engine:
             self.mode = Mode.OBSERVE
             now.turn.decisions.append(decision)
 
-    def _observes(self, rule: Rule) -> bool:
-        return self.mode is Mode.OBSERVE or rule.mode is Mode.OBSERVE
+    def _observes(self, machine: Machine, tick: int) -> bool:
+        rule = machine.rule
+        if self.mode is Mode.OBSERVE or rule.mode is Mode.OBSERVE:
+            return True
+        return self._amendments.withholds(rule.name, machine.label, tick)
 
     def _rival(self, tick: int) -> str:
         """Whose act keeps all others from acting now; empty if nobody's."""
@@ -271,9 +289,13 @@ class Engine:
     def _decision(
         self, machine: Machine, rung: int, disposition: Disposition, now: _Now, why: str = ""
     ) -> Decision:
-        return decide(
+        decision = decide(
             machine.rule, machine.instance, rung, disposition, now.sample, now.readings, self._lateness, why
         )
+        if self._amendments and disposition is not Disposition.SUPPRESSED:
+            said = self._amendments.said_of(machine.rule.name, machine.label, now.sample.tick)
+            return replace(decision, reason=said + decision.reason)
+        return decision
 
     # Outcomes and verdicts
 

@@ -55,6 +55,7 @@ from typing import Any
 
 from .actions import Priority, priority_of
 from .budget import Ledger
+from .evidence import labelled
 from .model import Rule
 from .types import Action, Phase
 
@@ -127,6 +128,11 @@ class Machine:
     def key(self) -> tuple[str, str]:
         """Rule and instance."""
         return self.rule.name, self.instance
+
+    @property
+    def label(self) -> str:
+        """Both as people write them: ``bad-source[code]``."""
+        return labelled(*self.key)
 
     def advance(self, tick: int, holds: bool | None, fresh: bool) -> bool:
         """Take one evaluation of the condition; True if the rule now wants to act.

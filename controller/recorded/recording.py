@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ...policies.amendments import NONE_AMENDED, Amendments
 from ...policies.replay import Event
 from ...policies.types import Decision, Verdict
 
@@ -24,7 +25,8 @@ class Chapter:
     ``events`` gives its samples and what happened to it, in order, as often as it is called. ``resumed`` is
     the tick after which it goes on from an earlier chapter, None where it begins anew. ``decisions`` and
     ``verdicts`` are those that the run's own policy, ``policy_text``, came to; ``applied`` the ids of what
-    was done to the run. ``whole`` says that no sample of it is missing.
+    was done to the run. ``whole`` says that no sample of it is missing. ``amendments`` are what a
+    fork was made to decide otherwise.
     """
 
     number: int
@@ -35,6 +37,7 @@ class Chapter:
     verdicts: Sequence[Verdict] = ()
     applied: frozenset[str] = frozenset()
     whole: bool = True
+    amendments: Amendments = NONE_AMENDED
 
 
 @dataclass(frozen=True, slots=True)
