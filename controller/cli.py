@@ -23,6 +23,7 @@ _COMMANDS = {
     "backtest": _Command(".cli_backtest", "command", "Try a policy on runs that already happened."),
     "check": _Command(".cli_check", "check", "Check policies: every mistake at once, with its place."),
     "demo": _Command(".cli_demo", "demo", "Watch a real run go wrong, be caught and be corrected."),
+    "fork": _Command(".cli_fork", "command", "Run a training again without a decision: what did it change?"),
     "journal": _Command(".cli_journal", "journal", "Show what a run saw, did and got from it."),
 }
 """Command -> its module relative to this package, the click command in it, and a line for ``--help``."""
