@@ -37,11 +37,11 @@ class Amendments:
         return self.instead.get(f"{label}@{tick}")
 
     def said_of(self, rule: str, label: str, tick: int) -> str:
-        """What the reason of a decision begins with; nothing if it stands as it was."""
+        """What the reason of a decision ends with; nothing if it stands as it was."""
         if self.withholds(rule, label, tick):
-            return f"withheld in this fork of {self.of}; "
+            return f"; withheld in this fork of {self.of}"
         rung = self.rung(label, tick)
-        return "" if rung is None else f"rung {rung} by this fork of {self.of}; "
+        return "" if rung is None else f"; rung {rung} by this fork of {self.of}"
 
     def joined(self, later: Amendments) -> Amendments:
         """These, and those of a fork of the fork."""

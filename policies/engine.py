@@ -294,7 +294,7 @@ class Engine:
         )
         if self._amendments and disposition is not Disposition.SUPPRESSED:
             said = self._amendments.said_of(machine.rule.name, machine.label, now.sample.tick)
-            return replace(decision, reason=said + decision.reason)
+            return replace(decision, reason=decision.reason + said)
         return decision
 
     # Outcomes and verdicts

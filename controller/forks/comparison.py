@@ -177,10 +177,11 @@ def _told(value: float | None) -> str:
 
 
 def _main(names: Iterable[str]) -> list[str]:
-    """The signals that a run is judged by; not those that are measured by the clock."""
-    return sorted(
+    """The signals that a run is judged by, the loss first; not those that are measured by the clock."""
+    judged = (
         name for name in names if name in ("loss", "grad_norm") or name.startswith((SOURCE_PREFIX, "eval/"))
     )
+    return sorted(judged, key=lambda name: (name != "loss", not name.startswith("eval/"), name))
 
 
 # -- at the end -----------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def _effects(run: Sequence[Sample], fork: Sequence[Sample], decided: int) -> lis
     names = _main({name for sample in (*run, *fork) for name in sample.signals})
     earlier = _by_step(before)
     found = []
-    for name in sorted(names, key=lambda name: (name != "loss", not name.startswith("eval/"), name)):
+    for name in names:
         run_values, fork_values, known = (_series(made, name) for made in (ours, theirs, earlier))
         found.append(_effect(run_values, fork_values, known, name, at, end, length))
     return [effect for effect in found if effect is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -71,6 +72,9 @@ def fork(
         if until is not None and until <= first.step:
             raise ForkError(f"until step {until}: the decision was taken at step {first.step}")
         started = Command.from_facts(life.facts) if not command else None
+        line = list(command) if started is None else started.line()
+        if shutil.which(line[0]) is None:
+            raise ForkError(f"{line[0]}: there is no such program")
         start = None if from_start else find_start(reader, folder, spans, first.tick)
         made = new_folder(folder, amendments, None if into is None else Path(into))
         if start is not None:
@@ -87,7 +91,7 @@ def fork(
         )
     say(f"{made}: {order.notice}")
     say(f"its output goes to {made / OUTPUT}")
-    code = _carry_out(list(command) if started is None else started.line(), started, order, made)
+    code = _carry_out(line, started, order, made)
     return _told(folder, made, order, code, _notes(start, from_start))
 
 
@@ -123,17 +127,14 @@ def _carry_out(line: list[str], command: Command | None, order: ForkOrder, folde
     environment[VARIABLE] = json.dumps(order.to_json())
     with ExitStack() as stack:
         output = stack.enter_context((folder / OUTPUT).open("wb"))
-        try:
-            process = subprocess.Popen(
-                line,
-                cwd=command.folder if command else None,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        except OSError as error:
-            raise ForkError(f"{line[0]} cannot be started: {error.strerror}") from error
+        process = subprocess.Popen(
+            line,
+            cwd=command.folder if command else None,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         try:
             return process.wait()
         except BaseException:
