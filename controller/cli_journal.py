@@ -113,7 +113,7 @@ def _print_overview(reader: JournalReader, attempt: int | None) -> None:
 
 
 _HAPPENED = {
-    "fork": "began as a fork of {of}, for what comes of it without {decision} as it was",
+    "fork": "from here on it is a fork of {of}, which parts from it at {decision}",
     "plan": "what lies ahead: {horizon} steps in all, the learning rate {rate}",
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",

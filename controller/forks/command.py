@@ -45,9 +45,7 @@ class Command:
     @classmethod
     def of_this_process(cls, processes: int, environment: Mapping[str, str] = os.environ) -> Command:
         """That of the present process, one of so many."""
-        kept = {
-            name: value for name, value in environment.items() if name in NAMED or name.startswith(PREFIXES)
-        }
+        kept = {name: value for name, value in environment.items() if _is_kept(name)}
         argv = (sys.executable, *sys.orig_argv[1:])
         why_not = _why_not(sys.orig_argv[1:], processes, environment)
         return cls(argv, os.getcwd(), dict(sorted(kept.items())), processes, why_not)
@@ -76,6 +74,10 @@ class Command:
         plain = {name: getattr(self, name) for name in self.__slots__}
         return {**plain, "argv": list(self.argv), "environment": dict(self.environment)}
 
+    def environment_in(self, present: Mapping[str, str]) -> dict[str, str]:
+        """The environment for it: the present one, with all that is kept as it was then."""
+        return {**{name: value for name, value in present.items() if not _is_kept(name)}, **self.environment}
+
     def line(self) -> list[str]:
         """What is executed."""
         if self.processes == 1:
@@ -85,6 +87,10 @@ class Command:
 
 
 _REMEDY = "give the command, midcourse fork RUN ... -- python train.py"
+
+
+def _is_kept(name: str) -> bool:
+    return name in NAMED or name.startswith(PREFIXES)
 
 
 def _why_not(arguments: Sequence[str], processes: int, environment: Mapping[str, str]) -> str:

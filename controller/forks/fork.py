@@ -24,6 +24,8 @@ NO_CHECKPOINT = (
     "checkpoints: {every: 1000} in the policy lets later forks begin near it"
 )
 
+NO_CONTROLLER = "the command ended and had made no Controller; its last words:\n"
+
 
 def fork(
     run: str | Path,
@@ -123,7 +125,7 @@ def _notes(start: Start | None, from_start: bool) -> tuple[str, ...]:
 
 def _carry_out(line: list[str], command: Command | None, order: ForkOrder, folder: Path) -> int:
     """Run the fork's command to its end; returns its exit code. Ended with this process, it saves itself."""
-    environment = {**os.environ, **(command.environment if command else {})}
+    environment = dict(os.environ) if command is None else command.environment_in(os.environ)
     environment[VARIABLE] = json.dumps(order.to_json())
     with ExitStack() as stack:
         output = stack.enter_context((folder / OUTPUT).open("wb"))
@@ -148,19 +150,27 @@ def _told(run: Path, folder: Path, order: ForkOrder, exit_code: int | None, note
         try:
             theirs = stack.enter_context(JournalReader(folder))
         except JournalError as error:
-            raise ForkError(f"the command made no Controller: {error}\n{last_words(folder)}") from error
+            raise ForkError(f"{NO_CONTROLLER}{last_words(folder)}") from error
         ours = stack.enter_context(JournalReader(run))
         original = read_course(ours, str(run), max(order.tick - BEFORE, 0))
         forked = read_course(theirs, str(folder), order.tick)
-        if order_of(theirs) is None:
-            raise ForkError(f"the command made no Controller\n{last_words(folder)}")
+        told = [event.detail for event in theirs.events() if event.kind == "fork"]
+        begun = sum(each["run_dir"] == order.run_dir for each in told)
+        if not begun:
+            raise ForkError(f"{NO_CONTROLLER}{last_words(folder)}")
     comparison = compare(original, forked, order.decided, order.tick)
-    return Told(order, original, forked, comparison, exit_code, (*notes, *_doubts(order, original, forked)))
+    return Told(
+        order, original, forked, comparison, exit_code, (*notes, *_doubts(order, original, forked, begun))
+    )
 
 
-def _doubts(order: ForkOrder, run: Course, forked: Course) -> list[str]:
+def _doubts(order: ForkOrder, run: Course, forked: Course, begun: int) -> list[str]:
     """What makes the two differ besides the intervention."""
     doubts = []
+    if begun > 1:
+        doubts.append(
+            f"the command made a Controller {begun} times, each from where the fork begins: this is the last"
+        )
     if run.policy_text != forked.policy_text:
         doubts.append("the policy of the fork is not the run's: it was changed since")
     if forked.samples and not any(each.id == order.decision for each in forked.decisions):

@@ -109,14 +109,14 @@ def _no_rung(decision: Decision, rung: int, policy_text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The checkpoints of a run before a decision, the newest last, and the life that led to that one.
+    """The checkpoints of a run before a decision, the newest last, and the process life of that one's tick.
 
     All of them belong to the run's course; the newest was verified byte by byte. ``passed`` says which newer
     ones were passed over, and why.
     """
 
     manifests: Sequence[Manifest]
-    life: Span
+    span: Span
     passed: Sequence[str]
 
 
@@ -217,7 +217,7 @@ def fill(folder: Path, run: Path, reader: JournalReader, start: Start) -> None:
             shutil.rmtree(target, ignore_errors=True)
             if manifest is newest:
                 raise ForkError(f"{source} went away while it was copied: try again") from error
-    copy_until(reader, folder / JOURNAL_FILE, start.life.life.number, newest.tick)
+    copy_until(reader, folder / JOURNAL_FILE, start.span.life.number, newest.tick)
 
 
 def _link(source: str, target: str) -> None:
