@@ -176,6 +176,8 @@ def _tail(told: Told) -> list[str]:
     if told.exit_code:
         said.append(f"the fork's command failed with exit code {told.exit_code}; its last words:")
         said.append(last_words(Path(told.fork.path)))
+        if told.order.checkpoint is not None and not told.fork.samples:
+            said.append("a loop that cannot go on from a checkpoint can be forked with --from-start")
     return said
 
 

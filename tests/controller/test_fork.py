@@ -187,6 +187,11 @@ def test_without_a_checkpoint_it_begins_at_the_start_and_says_what_helps(tmp_pat
     replays(Path(told.fork.path))
 
 
+def test_a_policy_that_was_changed_since_is_told(own: Path, here: None) -> None:
+    told = forked(own, "back@28", more=["--passes", "4"], until=40)
+    assert "the policy of the fork is not the run's: it was changed since" in str(told)
+
+
 def test_a_loop_that_is_not_deterministic_is_told(own: Path, here: None) -> None:
     told = forked(own, "back@28", more=["--checkpoints", "--random"])
     assert told.comparison.prefix.differs_at == 16
