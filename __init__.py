@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .controller.controller import Controller as Controller
+    from .controller.forks.fork import fork as fork
     from .controller.loop import TrainingStopped as TrainingStopped
     from .controller.mixture import Mixture as Mixture
     from .controller.outside import approve as approve
@@ -38,6 +39,7 @@ _HOME = {
     "Policy": "policies.policy",
     "load_policy": "policies.policy",
     "Decision": "policies.types",
+    "fork": "controller.forks.fork",
 }
 
 __version__ = "0.1.0"

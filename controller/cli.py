@@ -30,6 +30,7 @@ _COMMANDS = {
     "off": _Command(".cli_control", "off", "Keep a run's policy from changing anything."),
     "on": _Command(".cli_control", "on", "Let it act again."),
     "reject": _Command(".cli_control", "reject", "Say no to a decision that waits."),
+    "fork": _Command(".cli_fork", "command", "Run a training again without a decision: what did it change?"),
     "journal": _Command(".cli_journal", "journal", "Show what a run saw, did and got from it."),
     "schema": _Command(".cli_schema", "schema", "Print the JSON Schema of policies, or of their tests."),
     "test": _Command(".cli_test", "command", "Test policies on written series and recorded runs."),

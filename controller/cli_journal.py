@@ -119,6 +119,7 @@ def _print_overview(reader: JournalReader, attempt: int | None) -> None:
 
 
 _HAPPENED = {
+    "fork": "from here on it is a fork of {of}, which parts from it at {decision}",
     "plan": "what lies ahead: {horizon} steps in all, the learning rate {rate}",
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",

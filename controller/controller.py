@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from ..policies.policy import Policy, load_policy
 from .expected import announced
+from .forks.command import Command
+from .forks.order import ForkOrder, free_port
 from .ranks import Ranks
 from .records import Records
 from .run import Rollback
@@ -29,7 +31,9 @@ log = logging.getLogger("midcourse")
 class Controller:
     """Watches a training run and, by a written policy, corrects it while it goes on.
 
-    Make it right after the Accelerator and before ``accelerator.prepare``; the loop stays as it is.
+    Make it right after the Accelerator and before ``accelerator.prepare``; the loop stays as it is. In a
+    process that ``midcourse fork`` started, ``run_dir`` and ``resume`` are the fork's, whatever is passed
+    here, and a ``metrics_port`` that is taken becomes any free one.
 
     Args:
         accelerator: The loop's ``accelerate.Accelerator``; only this instance is instrumented.
@@ -80,6 +84,9 @@ class Controller:
     ) -> None:
         if is_instrumented(accelerator):
             raise ValueError("this accelerator has a controller already: close() that one first")
+        forked = ForkOrder.given(os.environ)
+        if forked is not None:
+            run_dir, resume, metrics_port = forked.run_dir, forked.resume, free_port(metrics_port)
         if resume is not None and run_dir is None:
             raise ValueError("resume needs the run_dir of the run that is to go on")
         ranks = Ranks(accelerator.num_processes, accelerator.process_index)
@@ -95,8 +102,13 @@ class Controller:
                 sources=recorder.sources,
                 registry=registry,
                 port=metrics_port,
-                facts={"processes": ranks.world, "device": str(accelerator.device)},
+                facts={
+                    "processes": ranks.world,
+                    "device": str(accelerator.device),
+                    "command": Command.of_this_process(ranks.world).to_json(),
+                },
                 clock=clock,
+                forked=forked,
             )
 
         self._directory = directory
@@ -113,6 +125,7 @@ class Controller:
             norms_every=norms_every,
             say=say or _to_stderr,
             clock=clock,
+            forked=forked,
         )
         self._wiring = Wiring(settings, recorder, self._records)
 

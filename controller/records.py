@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from ..policies.policy import Policy
+from .forks.order import ForkOrder
 from .journal.store import Journal
 from .metrics import Metrics
 from .outside import Outside
@@ -43,8 +44,9 @@ class Records:
         port: int | None,
         facts: Mapping[str, Any],
         clock: Callable[[], float],
+        forked: ForkOrder | None = None,
     ) -> Records:
-        """Begin an attempt in the run's journal and show it.
+        """Begin an attempt in the run's journal and show it; one that is ``forked`` says so first of all.
 
         Raises:
             JournalError: the run folder cannot be made, or another process is writing its journal.
@@ -66,6 +68,9 @@ class Records:
             )
         )
         pilot = Pilot(policy, journal, metrics, clock, Outside(directory, policy))
+        if forked is not None:
+            pilot.engine.amend(forked.amendments)
+            pilot.event("fork", forked.tick, forked.to_json())
         return cls(journal, metrics, pilot, None if port is None else metrics.serve(port))
 
     def told(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from .cycle import Cycle
 from .durable.checkpoints import Checkpoints, Entry, Parcel, of_others
-from .durable.files import DamagedCheckpoint, Manifest, read_manifest
+from .durable.manifest import DamagedCheckpoint, Manifest, read_manifest
 from .feed import Feed
 from .loader import WatchedLoader
 from .loop import Counters

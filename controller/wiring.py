@@ -18,6 +18,7 @@ from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
 from .feed import Feed
 from .foresight import Foresight
+from .forks.order import ForkOrder
 from .loader import WatchedLoader
 from .loop import Counters, TrainingStopped
 from .mix import Mix
@@ -57,6 +58,7 @@ class Settings:
     norms_every: int | None
     say: Callable[[str], object]
     clock: Callable[[], float]
+    forked: ForkOrder | None = None
 
 
 class Wiring:
@@ -177,6 +179,7 @@ class Wiring:
 
     def requested(self, feed: Feed) -> bool:
         """The loop asks a loader for its next batch; False ends its pass."""
+        self._end_fork()
         return self._guarded(Cycle.requested, feed) is not False
 
     def pulled(self, feed: Feed, batch: Any) -> None:
@@ -346,6 +349,8 @@ class Wiring:
     def _report(self, run: Run) -> None:
         if self._records is None:
             return
+        if self._settings.forked is not None:
+            self._notices.append(self._settings.forked.notice)
         mode = Mode.ACT if self._records.pilot.acting else Mode.OBSERVE
         told = report(run, self._settings.policy, mode, self._notices)
         for line in told.lines:
@@ -383,7 +388,16 @@ class Wiring:
     def _is_stopped(self) -> bool:
         return self.stopped is not None
 
+    def _end_fork(self) -> None:
+        """A fork that was asked for so many steps only comes to its end after them."""
+        forked = self._settings.forked
+        if forked is None or forked.until is None or self.cycle is None:
+            return
+        if self.cycle.run.stopped is None and self._step() >= forked.until:
+            self.cycle.run.stopped = f"the fork was asked for no more than {forked.until} steps"
+
     def _at_rest(self) -> None:
+        self._end_fork()
         if self.cycle is not None:
             self.cycle.at_rest()
 

@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Any
 
 from ..monitors.types import Sample
+from .amendments import NONE_AMENDED, Amendments
 from .approvals import Questions
 from .evidence import decide, measured_now
 from .expressions import Readings
@@ -89,6 +90,7 @@ class Engine:
     def __init__(self, policy: Policy, lateness: Callable[[str], int]) -> None:
         self._lateness = lateness
         self.off = False
+        self._amendments = NONE_AMENDED
         self._start(policy)
 
     def _start(self, policy: Policy) -> None:
@@ -123,6 +125,10 @@ class Engine:
     def waiting(self) -> Sequence[Decision]:
         """The decisions that wait for approval."""
         return self._questions.waiting
+
+    def amend(self, amendments: Amendments) -> None:
+        """Decide by the policy, but for these decisions: the run is a fork. No part of ``state_dict``."""
+        self._amendments = amendments
 
     @property
     def in_flight(self) -> Decision | None:
@@ -259,26 +265,33 @@ class Engine:
 
     def _strength(self, machine: Machine, now: _Now) -> int:
         """The priority of the rung that it would take; who has none left comes last."""
-        rung, _ = machine.plan(now.sample.tick, machine.key in self._open)
+        rung, _ = self._plan(machine, now.sample.tick)
         return -1 if rung is None else machine.rule.ladder[rung].priority
+
+    def _plan(self, machine: Machine, tick: int) -> tuple[int | None, str]:
+        """The rung that it takes now, and why none: the ladder's next, unless a fork names another."""
+        amended = self._amendments.rung(machine.label, tick)
+        if amended is not None and amended < len(machine.rule.ladder):
+            return amended, ""
+        return machine.plan(tick, machine.key in self._open)
 
     def _grant(self, machine: Machine, now: _Now) -> None:
         """Let a rule take its turn, unless another goes first."""
         rule, tick = machine.rule, now.sample.tick
-        rung, why = machine.plan(tick, machine.key in self._open)
+        rung, why = self._plan(machine, tick)
         shown = len(rule.ladder) - 1 if rung is None else rung
         if rung is not None:
             actions = rule.ladder[rung].actions
             if objection := self._guardrails.objection(machine, actions, tick):
                 self._suppress(machine, shown, objection, now)
                 return
-        if rung is not None and not self._observes(rule) and not self._rival(tick):
+        if rung is not None and not self._observes(machine, tick) and not self._rival(tick):
             self._keep_limits(rule.ladder[rung].actions, now)
         if rival := self._rival(tick):
             self._suppress(machine, shown, f"{rival} goes first", now)
             return
         approved: Decision | None = None
-        if rung is not None and rule.approve is not None and not self._observes(rule):
+        if rung is not None and rule.approve is not None and not self._observes(machine, tick):
             approved = self._approved(machine, rung, now)
             if approved is None:
                 return
@@ -286,11 +299,13 @@ class Engine:
         if act is not None:
             now.turn.verdicts.append(act.returned(tick))
         machine.take_turn(act is not None)
+        if rung is not None and self._amendments.rung(machine.label, tick) == rung:
+            machine.rung = rung
         before = machine.phase
         if rung is None:
             machine.phase = Phase.EXHAUSTED
             self._suppress(machine, shown, why, now)
-        elif self._observes(rule):
+        elif self._observes(machine, tick):
             machine.observed(rung, tick)
             now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
             self._lapse(machine, tick, now.turn, "nothing is done any more")
@@ -340,8 +355,11 @@ class Engine:
             self.mode = Mode.OBSERVE
             now.turn.decisions.append(decision)
 
-    def _observes(self, rule: Rule) -> bool:
-        return not self.acting or rule.mode is Mode.OBSERVE
+    def _observes(self, machine: Machine, tick: int) -> bool:
+        rule = machine.rule
+        if not self.acting or rule.mode is Mode.OBSERVE:
+            return True
+        return self._amendments.withholds(rule.name, machine.label, tick)
 
     def _rival(self, tick: int) -> str:
         """Whose act keeps all others from acting now; empty if nobody's."""
@@ -364,9 +382,13 @@ class Engine:
     def _decision(
         self, machine: Machine, rung: int, disposition: Disposition, now: _Now, why: str = ""
     ) -> Decision:
-        return decide(
+        decision = decide(
             machine.rule, machine.instance, rung, disposition, now.sample, now.readings, self._lateness, why
         )
+        if self._amendments and disposition is not Disposition.SUPPRESSED:
+            said = self._amendments.said_of(machine.rule.name, machine.label, now.sample.tick)
+            return replace(decision, reason=decision.reason + said)
+        return decision
 
     # Outcomes and verdicts
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..monitors.bank import MonitorBank
 from ..monitors.plan import Plan
 from ..monitors.types import Sample
+from .amendments import Amendments
 from .engine import Command, Engine
 from .model import Policy
 from .types import Decision, Outcome, Status, Turn
@@ -117,6 +118,10 @@ class Replay:
             self.engine.take_policy(event.policy)
             return Turn()
         return self.engine.command(event.command, event.tick, event.subject, event.by)
+
+    def amend(self, amendments: Amendments) -> None:
+        """From here on the recorded run is a fork: these decisions were not its policy's own."""
+        self.engine.amend(amendments)
 
     def dismiss(self, tick: int) -> Turn:
         """Nobody carries out what the policy decides any more: it only watches from here on."""

@@ -203,8 +203,9 @@ def test_importing_the_package_loads_nothing_but_the_standard_library() -> None:
         "import midcourse; midcourse.load_policy('baseline')",
         "from midcourse.controller.cli import main; main(['check', 'baseline'], standalone_mode=False)",
         "import midcourse.policies.engine, midcourse.monitors.bank",
+        "from midcourse import fork; import midcourse.controller.cli_fork",
     ],
-    ids=["load_policy", "check", "engine"],
+    ids=["load_policy", "check", "engine", "fork"],
 )
 def test_judging_a_policy_never_loads_torch(code: str) -> None:
     assert not loaded_by(code) & {"torch", "accelerate", "prometheus_client"}

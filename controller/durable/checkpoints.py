@@ -15,16 +15,8 @@ from ...policies.model import CheckpointPlan
 from ..clock import Clock
 from ..ranks import Ranks
 from ..ring import Snapshot
-from .files import (
-    FOLDER,
-    DamagedCheckpoint,
-    Manifest,
-    load,
-    manifest_name,
-    put_manifest,
-    read_manifest,
-    write,
-)
+from .files import load, put_manifest, write
+from .manifest import FOLDER, DamagedCheckpoint, Manifest, manifest_name, read_manifest
 
 log = logging.getLogger("midcourse")
 

@@ -14,57 +14,24 @@ in Accelerate's own checkpoints: load only what your own runs have written.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-FORMAT = 1
-"""Of what is written here. A checkpoint of another one is not read."""
+from .manifest import DamagedCheckpoint, Manifest, facts_of, manifest_name, read_manifest
 
-FOLDER = "checkpoints"
 TENSORS, STATE = "safetensors", "state"
 BESIDE = "accelerate."
 """Folders in which Accelerate keeps the tensors, where the user prefers that, begin so."""
-
-
-class DamagedCheckpoint(ValueError):
-    """A checkpoint is torn, was tampered with, or is of another format; the message says which and where."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a process says of its part of a checkpoint.
-
-    ``stamp`` is the same in the parts of all processes, and another one each time a checkpoint is written:
-    parts that two attempts have left under one name are no checkpoint. ``files`` maps names to size in bytes
-    and SHA-256. ``written`` is Unix time, or a little more where that of an older checkpoint was ahead.
-    """
-
-    name: str
-    tick: int
-    step: int
-    branch: int
-    rank: int
-    world: int
-    stamp: str
-    written: float = 0.0
-    files: Mapping[str, tuple[int, str]] | None = None
-    format: int = FORMAT
-
-    @property
-    def bytes(self) -> int:
-        """What the files take."""
-        return sum(size for size, _ in (self.files or {}).values())
 
 
 def write(
@@ -120,32 +87,6 @@ def put_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return stamped
 
 
-def read_manifest(folder: Path, rank: int) -> Manifest:
-    """The manifest of a process' part, its files there and of the right size.
-
-    Raises:
-        DamagedCheckpoint: it is missing or unreadable, or a file is missing or torn.
-    """
-    path = folder / manifest_name(rank)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise DamagedCheckpoint(f"{path}: format {found['format']}, this version reads {FORMAT}")
-        files = {name: (int(size), str(digest)) for name, (size, digest) in found["files"].items()}
-        manifest = Manifest(**{**found, "files": files})
-    except FileNotFoundError:
-        raise DamagedCheckpoint(f"{path}: missing, so the checkpoint was never completed") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, DamagedCheckpoint):
-            raise
-        raise DamagedCheckpoint(f"{path}: not a manifest: {error}") from error
-    for name, (size, _) in files.items():
-        actual = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if actual != size:
-            raise DamagedCheckpoint(f"{folder / name}: {actual} bytes, the manifest says {size}")
-    return manifest
-
-
 def load(folder: Path, rank: int) -> tuple[Manifest, dict[str, torch.Tensor], Any]:
     """Read a part back after verifying every byte: its manifest, its tensors by name, its state.
 
@@ -171,18 +112,6 @@ def load(folder: Path, rank: int) -> tuple[Manifest, dict[str, torch.Tensor], An
         except Exception as error:
             raise DamagedCheckpoint(f"{path}: cannot be read: {error}") from error
     return manifest, tensors, state
-
-
-def facts_of(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
-
-
-def manifest_name(rank: int) -> str:
-    """The file whose presence says that a process' part is complete."""
-    return f"rank-{rank}.json"
 
 
 def sync_folder(folder: Path) -> None:

@@ -166,6 +166,13 @@ class JournalReader:
         """The names of all signals ever measured, in order of first appearance."""
         return [name for (name,) in self._query("SELECT name FROM signal ORDER BY number")]
 
+    def backup(self, target: sqlite3.Connection) -> None:
+        """Copy all of it, as it stands at this moment, into an empty database."""
+        try:
+            self._connection.backup(target)
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: the journal cannot be copied: {error}") from error
+
     def _items(self, table: Table, kind: type[T], attempt: int | None) -> list[T]:
         return [cast(T, entry.item) for entry in self._entries(table, attempt)]
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ...monitors.types import Health, Sample
 from ...policies.actions import Priority, priority_of
+from ...policies.amendments import NONE_AMENDED
 from ...policies.judging import Alarms
 from ...policies.model import Mode, Policy
 from ...policies.replay import Replay
@@ -125,6 +126,8 @@ def backtest(policy: Policy, recording: Recording) -> Backtest:
     for chapter in recording.chapters:
         if chapter.resumed is None:
             replay = Replay(policy, recording.landmarks)
+        # Another policy is asked what it would do: what this one was kept from says nothing of that.
+        replay.amend(chapter.amendments if chapter.policy_text == policy.text else NONE_AMENDED)
         course = Course(chapter.number, chapter.resumed)
         if courses and chapter.resumed is not None and not courses[-1].is_evidence(chapter.resumed + 1):
             course.difference = courses[-1].difference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -11,6 +11,7 @@ from pathlib import Path
 from ...monitors.plan import Plan
 from ...monitors.types import Sample
 from ...policies import replay
+from ...policies.amendments import NONE_AMENDED, Amendments
 from ...policies.policy import parse_policy
 from ...policies.replay import Commanded, Foreseen, PolicyEdited, Resumed, StateLoaded, landmarks_of
 from ...policies.types import Decision, Outcome, Reply, Status, Verdict
@@ -85,7 +86,14 @@ def _chapter(reader: JournalReader, path: Path, number: int, policy_text: str, w
             if isinstance(item, Event) and item.kind == "approval" and item.detail["reply"] == Reply.YES.value
         },
         whole,
+        amended_by(items),
     )
+
+
+def amended_by(items: Iterable[Item]) -> Amendments:
+    """What a process life was made to decide otherwise than its policy, if it is a fork."""
+    told = [item.detail for item in items if isinstance(item, Event) and item.kind == "fork"]
+    return Amendments.from_json(told[-1]["amendments"]) if told else NONE_AMENDED
 
 
 def _reopened(path: Path, number: int) -> Iterator[replay.Event]:

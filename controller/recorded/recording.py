@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...policies.amendments import NONE_AMENDED, Amendments
 from ...policies.replay import Event
 from ...policies.types import Decision, Verdict
 
@@ -25,7 +26,8 @@ class Chapter:
     the tick after which it goes on from an earlier chapter, None where it begins anew. ``decisions`` and
     ``verdicts`` are those that the run's own policy, ``policy_text``, came to; ``applied`` the ids of what
     was done to the run. ``approved`` says at which tick the run took a decision that had waited for a yes.
-    ``whole`` says that no sample of it is missing.
+    ``whole`` says that no sample of it is missing. ``amendments`` are what a fork was made to decide
+    otherwise.
     """
 
     number: int
@@ -37,6 +39,7 @@ class Chapter:
     applied: frozenset[str] = frozenset()
     approved: Mapping[str, int] = field(default_factory=dict)
     whole: bool = True
+    amendments: Amendments = NONE_AMENDED
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from two_ranks import Ranks
 
 from midcourse import Controller
-from midcourse.controller.durable.files import read_manifest
+from midcourse.controller.durable.manifest import read_manifest
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Status

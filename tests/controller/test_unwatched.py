@@ -15,7 +15,7 @@ from small_loop import BATCH, EXAMPLES, dataset, pull_policy, sources
 from torch.utils.data import DataLoader
 
 from midcourse import Controller, Mixture, TrainingStopped
-from midcourse.controller.durable.files import read_manifest
+from midcourse.controller.durable.manifest import read_manifest
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Status
