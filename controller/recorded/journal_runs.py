@@ -11,7 +11,7 @@ from pathlib import Path
 from ...monitors.plan import Plan
 from ...monitors.types import Sample
 from ...policies import replay
-from ...policies.replay import Foreseen, Resumed, StateLoaded, landmarks_of
+from ...policies.replay import Foreseen, Resumed, StateLoaded, WentBack, landmarks_of
 from ...policies.types import Decision, Outcome, Status, Verdict
 from ..journal.place import JournalError
 from ..journal.reader import JournalReader
@@ -22,6 +22,7 @@ _SQLITE = b"SQLite format 3"
 
 _EVENTS: Mapping[str, Callable[[Event], replay.Event]] = {
     "resumed": lambda event: Resumed(event.tick),
+    "trial": lambda event: WentBack(event.detail["back_to"], event.tick, event.detail["arm"] is None),
     "plan": lambda event: Foreseen(Plan.from_json(event.detail), event.tick),
 }
 """Kinds of events that a replay must know of, and what they are to it."""
