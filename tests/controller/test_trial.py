@@ -1,0 +1,135 @@
+"""A trial is exact: every arm is the run that took this arm alone, and nothing is the run that tried nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_loop import Trace, pull_policy, train
+from torch.optim import lr_scheduler
+
+from midcourse.controller.journal.reader import JournalReader
+from midcourse.policies.types import Outcome, Status
+
+torch.set_num_threads(1)
+
+STEPS = 32
+ARMS = {
+    "cooler": "scale_lr: {factor: 0.1, hold: 20, ramp: 30}",
+    "anew": "reset_moments: {}",
+    "without-b": "reweight: {source: b, to: 0, hold: 12}",
+}
+POLICY = """
+version: 1
+signals: [trigger, score]
+snapshots: {{keep: 6, reach: 160, every: 5}}
+monitors:
+  rise: {{type: sustained_rise, signal: loss}}
+rules:
+  - name: which
+    when: trigger.value > 0.5
+    ladder:
+      - [trial: {{arms: {{{arms}}}, steps: 32, judge: score.value, from: {origin}}}]
+      - [notify: {{message: next}}]
+"""
+
+
+def trial_policy(arms: list[str], origin: str = "before_onset") -> str:
+    """A policy that tries these arms when the loop logs ``trigger``, and goes by ``score``."""
+    written = ", ".join(f"{name}: [{ARMS[name]}]" for name in arms)
+    return POLICY.format(arms=written, origin=origin)
+
+
+def scores(arms: list[str], winner: str, began: int) -> dict[int, float]:
+    """By tick: the winner's are lower than all others."""
+    first = began + ["nothing", *arms].index(winner) * STEPS
+    return {tick: -1.0 for tick in range(first + 1, first + STEPS + 1)}
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    with JournalReader(folder) as reader:
+        return reader.outcomes()
+
+
+def evaluation() -> None:
+    """Epoch-end code that draws random numbers."""
+    torch.rand(3)
+
+
+LOOPS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one-cycle": {"schedule": lambda o: lr_scheduler.OneCycleLR(o, 1e-2, total_steps=200), "seedable": True},
+    "per-epoch": {
+        "schedule": lambda o: lr_scheduler.StepLR(o, 1, 0.5),
+        "per_epoch": True,
+        "evaluate": evaluation,
+    },
+    "accumulating": {"accumulation": 2, "epochs": 8},
+    "mixture": {"mixture": True},
+    "mixture with workers": {"mixture": True, "workers": 2},
+}
+TRIGGER, SNAPSHOT = 17, 15
+
+Reference = Callable[..., Trace]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The run in which an arm's action, and no trial, was taken at a tick; None: the undisturbed run."""
+
+    @cache
+    def made(loop: str, arm: str | None, tick: int) -> Trace:
+        kwargs = {"epochs": 4, **LOOPS[loop]}
+        if arm in (None, "nothing"):
+            return train(**kwargs)
+        folder = tmp_path_factory.mktemp("reference")
+        return train(folder, pull_policy(ARMS[arm]), triggers={tick: 1.0}, **kwargs)
+
+    return made
+
+
+def at(trace: Trace, tick: int) -> int:
+    """How many batches were trained on through a tick."""
+    return trace.ticks.index(tick) + 1
+
+
+@pytest.mark.parametrize("origin", ["before_onset", "here"])
+@pytest.mark.parametrize("winner", ["nothing", "cooler", "anew", "without-b"])
+@pytest.mark.parametrize(
+    "loop", [pytest.param(loop, marks=[pytest.mark.slow] * ("workers" in loop)) for loop in LOOPS]
+)
+def test_every_arm_is_the_run_that_took_it_alone(
+    tmp_path: Path, reference: Reference, loop: str, winner: str, origin: str
+) -> None:
+    arms = [arm for arm in ARMS if arm != "without-b" or "mixture" in loop]
+    if winner not in ("nothing", *arms):
+        pytest.skip("there is no mixture")
+    kwargs = {"epochs": 4, **LOOPS[loop]}
+    began = TRIGGER if origin == "here" else SNAPSHOT
+    tried = train(
+        tmp_path,
+        trial_policy(arms, origin),
+        triggers={TRIGGER: 1.0},
+        also={"score": scores(arms, winner, TRIGGER)},
+        **kwargs,
+    )
+    [outcome, *_] = outcomes(tmp_path)
+    assert outcome.status is Status.APPLIED, outcome.reason
+    told = outcome.details["trial"]
+    assert (told["kept"], told["from_tick"]) == (winner, began)
+    assert told["ticks"] == told["ticks_at_most"] == (len(arms) + 1) * STEPS
+    plain = reference(loop, None, 0)
+    for part in ("losses", "ids"):
+        expected = getattr(plain, part)[: at(plain, TRIGGER)]
+        for arm in ("nothing", *arms):
+            alone = reference(loop, arm, began)
+            expected = expected + getattr(alone, part)[at(alone, began) : at(alone, began + STEPS)]
+        kept = reference(loop, winner, began)
+        goes_on = TRIGGER if winner == "nothing" else began + STEPS
+        expected = expected + getattr(kept, part)[at(kept, goes_on) :]
+        assert getattr(tried, part) == expected
+    assert tried.matches(reference(loop, winner, began))
