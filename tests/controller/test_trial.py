@@ -1,4 +1,4 @@
-"""A trial is exact: every arm is the run that took this arm alone, and nothing is the run that tried nothing."""
+"""A trial is exact: every arm is the run that took it alone, and nothing is the run that tried nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def trial_policy(arms: list[str], origin: str = "before_onset") -> str:
 def scores(arms: list[str], winner: str, began: int) -> dict[int, float]:
     """By tick: the winner's are lower than all others."""
     first = began + ["nothing", *arms].index(winner) * STEPS
-    return {tick: -1.0 for tick in range(first + 1, first + STEPS + 1)}
+    return dict.fromkeys(range(first + 1, first + STEPS + 1), -1.0)
 
 
 def outcomes(folder: Path) -> list[Outcome]:
