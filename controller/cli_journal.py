@@ -117,6 +117,7 @@ _HAPPENED = {
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",
     "checkpoint_failed": "checkpoint {name} failed: {reason}",
+    "trial": "{what}",
     "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
 }
 """What happened to a run besides decisions that people want to know of, in words."""
@@ -132,6 +133,12 @@ def _events(happened: list[Event]) -> Table:
 
 def _in_words(event: Event) -> Mapping[str, Any]:
     """The details of an event, as the sentence about it needs them."""
+    if event.kind == "trial":
+        arm, decision, tick = (event.detail[name] for name in ("arm", "decision", "back_to"))
+        what = (
+            f"{decision} is over: the run goes on from" if arm is None else f"{decision}: arm {arm} begins at"
+        )
+        return {"what": f"the trial {what} the state of tick {tick}"}
     if event.kind != "plan":
         return event.detail
     horizon, corners = event.detail["horizon"], event.detail["schedule"]
