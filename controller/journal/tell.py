@@ -184,14 +184,13 @@ def _compared(name: str, arm: Mapping[str, Any], judge: str) -> str:
     if name == NOTHING:
         return mean
     if not isfinite(arm["difference"]):
-        return f"{mean}, of {_count(arm['pairs'], 'measurement')}, which is not enough"
+        return f"{mean}, of {_count(arm['pairs'], 'measurement')} only"
     error = f" ± {number(arm['standard_error'])}" if arm["standard_error"] else ""
-    more = "more" if arm["difference"] > 0 else "less"
-    verdict = "clearly better" if arm["better"] else "not clearly better"
-    return (
-        f"{mean}, {number(abs(arm['difference']))}{error} {more} than nothing "
-        f"(t = {number(arm['t'])}, {number(abs(arm['noises']))} times the noise): {verdict}"
-    )
+    said = f"{mean}, {number(abs(arm['difference']))}{error}"
+    if arm["difference"] >= 0:
+        return f"{said} more than nothing"
+    measure = f"(t = {number(arm['t'])}, {number(-arm['noises'])} times the noise)"
+    return f"{said} less than nothing {measure}, which is {'' if arm['better'] else 'not '}enough"
 
 
 def _fate(detail: Mapping[str, Any]) -> list[str]:

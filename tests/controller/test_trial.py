@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import chain, product, repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_loop import Trace, pull_policy, train
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from small_loop import Trace, dataset, network, pull_policy, train
 from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader
 
+from midcourse import Controller
 from midcourse.controller.journal.reader import JournalReader
+from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Outcome, Status
 
 torch.set_num_threads(1)
@@ -97,17 +103,26 @@ def at(trace: Trace, tick: int) -> int:
     return trace.ticks.index(tick) + 1
 
 
-@pytest.mark.parametrize("origin", ["before_onset", "here"])
-@pytest.mark.parametrize("winner", ["nothing", "cooler", "anew", "without-b"])
+ORIGINS, WINNERS = ("before_onset", "here"), ("nothing", *ARMS)
+FAST = {
+    ("mixture", "nothing", "before_onset"),
+    ("mixture", "without-b", "here"),
+    ("per-epoch", "cooler", "before_onset"),
+}
+
+
 @pytest.mark.parametrize(
-    "loop", [pytest.param(loop, marks=[pytest.mark.slow] * ("workers" in loop)) for loop in LOOPS]
+    ("loop", "winner", "origin"),
+    [
+        pytest.param(*case, marks=[] if case in FAST else [pytest.mark.slow])
+        for case in product(LOOPS, WINNERS, ORIGINS)
+        if case[1] != "without-b" or "mixture" in case[0]
+    ],
 )
 def test_every_arm_is_the_run_that_took_it_alone(
     tmp_path: Path, reference: Reference, loop: str, winner: str, origin: str
 ) -> None:
     arms = [arm for arm in ARMS if arm != "without-b" or "mixture" in loop]
-    if winner not in ("nothing", *arms):
-        pytest.skip("there is no mixture")
     kwargs = {"epochs": 4, **LOOPS[loop]}
     began = TRIGGER if origin == "here" else SNAPSHOT
     tried = train(
@@ -133,3 +148,56 @@ def test_every_arm_is_the_run_that_took_it_alone(
         expected = expected + getattr(kept, part)[at(kept, goes_on) :]
         assert getattr(tried, part) == expected
     assert tried.matches(reference(loop, winner, began))
+
+
+def by_steps(folder: Path, policy: str, triggers: dict[int, float], marks: dict[int, float]) -> list[float]:
+    """A loop of 64 steps over a loader of 20 batches; returns its losses, and the parameters last."""
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    torch.manual_seed(0)
+    model: Any = network()
+    optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loader: Any = DataLoader(dataset(), batch_size=8, shuffle=True)
+    accelerator = Accelerator(cpu=True)
+    controller = Controller(accelerator, policy=parse_policy(policy), run_dir=folder, say=lambda line: None)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    losses: list[float] = []
+    for _, (x, y, _) in zip(controller.steps(64), chain.from_iterable(repeat(loader)), strict=False):
+        loss = ((model(x) - y) ** 2).mean()
+        accelerator.backward(loss)
+        tick = len(losses) + 1
+        controller.log(trigger=triggers.get(tick, 0.0), score=marks.get(tick, 0.0))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    accelerator.end_training()
+    return [*losses, *(value for p in model.parameters() for value in p.flatten().tolist())]
+
+
+@pytest.mark.parametrize("winner", ["nothing", "cooler"])
+def test_a_loop_that_counts_steps_makes_all_of_them_besides(tmp_path: Path, winner: str) -> None:
+    # The last arms end at the loop's very last step.
+    policy = trial_policy(["cooler", "anew"], "here")
+    tried = by_steps(tmp_path / "tried", policy, {32: 1.0}, scores(["cooler", "anew"], winner, 32))
+    [outcome] = outcomes(tmp_path / "tried")
+    assert (outcome.status, outcome.details["trial"]["kept"]) == (Status.APPLIED, winner)
+    triggers = {} if winner == "nothing" else {32: 1.0}
+    alone = by_steps(
+        tmp_path / "alone", pull_policy(ARMS["cooler"]).replace("[trigger]", "[trigger, score]"), triggers, {}
+    )
+    again = 32 if winner == "nothing" else 0
+    assert tried[32 + 3 * STEPS :] == alone[64 - again :]
+
+
+def test_other_overrides_are_as_old_after_a_trial_as_if_it_had_not_been(tmp_path: Path) -> None:
+    scale = "scale_lr: {factor: 0.5, hold: 8, ramp: 30}"
+    cut = f"  - {{name: cut, when: trigger.value < -0.5, ladder: [[{scale}]]}}\n"
+    policy = trial_policy(["anew"], "here").replace("rules:\n", f"rules:\n{cut}")
+    loop = {"epochs": 4, "also": {"score": {}}}
+    tried = train(tmp_path / "tried", policy, triggers={12: -1.0, TRIGGER: 1.0}, **loop)
+    plain = train(tmp_path / "plain", policy, triggers={12: -1.0}, **loop)
+    [_, outcome] = outcomes(tmp_path / "tried")
+    assert outcome.details["trial"]["kept"] == "nothing"
+    assert tried.losses[TRIGGER + 2 * STEPS :] == plain.losses[TRIGGER:]
+    assert tried.losses[TRIGGER : TRIGGER + STEPS] == plain.losses[TRIGGER : TRIGGER + STEPS]
+    assert tried.matches(plain)

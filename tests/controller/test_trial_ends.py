@@ -125,7 +125,9 @@ def assert_clean(trace: Trace) -> None:
     assert len(cycle.run.ring._buffers.spare) <= cycle.run.ring.keep + cycle.run.ring.spares
 
 
-@pytest.mark.parametrize("winner", ["nothing", "without-b", "anew"])
+@pytest.mark.parametrize(
+    "winner", ["anew", *(pytest.param(arm, marks=pytest.mark.slow) for arm in ("nothing", "without-b"))]
+)
 def test_the_journal_replays_to_its_own_decisions(tmp_path: Path, winner: str) -> None:
     also = {"score": scores(list(ARMS), winner, TRIGGER)}
     policy = trial_policy(list(ARMS)).replace(
