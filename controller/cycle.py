@@ -361,9 +361,11 @@ class Cycle:
 
     def drain(self) -> None:
         """At the end: judge what is still on its way, and settle what can no longer be done."""
-        self._judge_arrived(all_of_them=True)
-        self.loop_ended()
-        self._orders.drop(ENDED_FIRST)
+        try:
+            self._judge_arrived(all_of_them=True)
+        finally:  # also where the judging is what failed: nothing that was only tried stays in force
+            self.loop_ended()
+            self._orders.drop(ENDED_FIRST)
 
     def loop_ended(self) -> None:
         """The loop makes no more steps: what was only tried is taken back."""

@@ -214,7 +214,14 @@ class Orders:
         if run.mix is not None and any(name.startswith("weight/") for name in touched):
             run.mix.apply_now(run.clock.tick + 1)
         if order.decision is not None and order.decision.actions[0].name == "trial":
-            trial = Trial(run, order.decision, arrive=self._arrive, tell=self._tell, clock=self._clock)
+            trial = Trial(
+                run,
+                order.decision,
+                arrive=self._arrive,
+                tell=self._tell,
+                acting=lambda: self._pilot is not None and self._pilot.acting,
+                clock=self._clock,
+            )
             self._follow(trial, trial.begin())
         elif order.decision is not None:
             self._carry_out(order.decision)

@@ -43,6 +43,7 @@ class Trial:
         decision: Its only action is the trial.
         arrive: Has all samples judged that are still on their way from the device.
         tell: Told whenever the run goes back, so that a replay can follow.
+        acting: Whether decisions still change the run; where not any more, no arm is kept. Rank 0 is asked.
         clock: Seconds.
     """
 
@@ -53,12 +54,13 @@ class Trial:
         *,
         arrive: Callable[[], object],
         tell: Tell,
+        acting: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
         params = decision.actions[0].params
         self.decision = decision
         self._run, self._params = run, params
-        self._arrive, self._tell, self._clock = arrive, tell, clock
+        self._arrive, self._tell, self._acting, self._clock = arrive, tell, acting, clock
         self._arms = {NOTHING: [], **params["arms"]}
         self._left = list(self._arms)
         self._arm = NOTHING
@@ -159,14 +161,15 @@ class Trial:
         run, target = self._run, self._target
         assert self._before is not None
         assert target is not None
-        kept, end = self._best or (NOTHING, self._before)
+        acting = run.ranks.share(self._acting())
+        kept, end = (self._best if acting else None) or (NOTHING, self._before)
         _, failure = attempt(run, "trial", lambda: self._come_to(end))
         if failure is not None:
             return self._broken_off(*failure)
         self._say(None, end)
         if kept != NOTHING:
             abandon_after(run, target, self.decision)
-        return self._ended(Status.APPLIED, kept=kept)
+        return self._ended(Status.APPLIED, "" if acting else "nothing is changed any more", kept)
 
     def _come_to(self, state: Saved) -> None:
         """Put a saved state in force, on a branch of its own, and read it back."""

@@ -15,12 +15,16 @@ from small_loop import StatefulStream, Stream, Trace, train
 from test_trial import ARMS, STEPS, TRIGGER, outcomes, scores, trial_policy
 
 from midcourse.controller import assembly
+from midcourse.controller.journal.place import JournalError
 from midcourse.controller.journal.reader import JournalReader
+from midcourse.controller.journal.store import Journal
+from midcourse.controller.pilot import Pilot
 from midcourse.controller.recorded.backtest import backtest
 from midcourse.controller.recorded.journal_runs import read_journal
 from midcourse.controller.ring import Ring
 from midcourse.controller.trial import Trial
 from midcourse.controller.wiring import Wiring
+from midcourse.monitors.types import Sample
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Status
 
@@ -114,6 +118,46 @@ def test_a_trial_whose_arm_cannot_begin_ends_with_the_state_before_it(
     assert trace.matches(train(**LOOP))
     assert_clean(trace)
     assert_replayed(tmp_path, trial_policy(list(ARMS)))
+
+
+def test_a_fault_of_our_own_within_a_trial_leaves_the_run_as_it_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Pilot.judge
+
+    def fails(self: Pilot, sample: Sample) -> Any:
+        if sample.tick == TRIGGER + 40:
+            raise RuntimeError("made to fail")
+        return judge(self, sample)
+
+    monkeypatch.setattr(Pilot, "judge", fails)
+    trace = tried(tmp_path, list(ARMS))
+    assert trace.matches(train(**LOOP))
+    [outcome, *_] = outcomes(tmp_path)
+    assert (outcome.status, outcome.reason) == (Status.FAILED, "the run ended first")
+
+
+def test_without_a_journal_that_can_be_written_no_arm_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event, told = Journal.event, []
+
+    def fails(self: Journal, kind: str, *args: Any) -> None:
+        told.append(kind)
+        if told.count("trial") > 2:
+            raise JournalError("the disk is full")
+        event(self, kind, *args)
+
+    monkeypatch.setattr(Journal, "event", fails)
+    trace = tried(tmp_path, list(ARMS), also={"score": scores(list(ARMS), "cooler", TRIGGER)})
+    assert told.count("trial") == 5
+    assert trace.matches(train(**LOOP))
+
+
+def test_a_loop_that_cannot_be_rewound_says_at_its_start_that_trials_are_refused(tmp_path: Path) -> None:
+    said: list[str] = []
+    tried(tmp_path, ["cooler"], owned=False, epochs=1, say=said.append)
+    assert [line for line in said if line.startswith("trials will be refused: the loop's counter")]
 
 
 def assert_clean(trace: Trace) -> None:
