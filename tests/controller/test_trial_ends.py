@@ -26,7 +26,7 @@ from midcourse.controller.trial import Trial
 from midcourse.controller.wiring import Wiring
 from midcourse.monitors.types import Sample
 from midcourse.policies.policy import parse_policy
-from midcourse.policies.types import Disposition, Status
+from midcourse.policies.types import Disposition, Result, Status
 
 torch.set_num_threads(1)
 
@@ -189,6 +189,31 @@ def test_the_journal_replays_to_its_own_decisions(tmp_path: Path, winner: str) -
     assert kept[0] == winner
     assert branches >= {0, 1, 2, 3, 4, 5}
     assert_replayed(tmp_path, policy)
+
+
+def test_an_arm_that_was_kept_is_verified_and_withdrawn_as_any_act(tmp_path: Path) -> None:
+    policy = trial_policy(["cooler"]).replace(
+        "  - name: which", "  - name: which\n    verify: {within: 5, expect: target.loss.value < -1}"
+    )
+    tried(tmp_path, [], policy=policy, also={"score": scores(["cooler"], "cooler", TRIGGER)})
+    over = TRIGGER + 2 * STEPS
+    with JournalReader(tmp_path) as journal:
+        rates = {sample.tick: sample.signals["lr"] for sample in journal.samples()}
+        [verdict] = journal.verdicts()
+        assert [d.rung for d in journal.decisions()] == [0]
+    assert (verdict.result, verdict.tick) == (Result.DID_NOT_HELP, over + 5)
+    assert rates[over + 5] < 1e-2  # the cut is as old as its arm: it ramps back
+    assert rates[over + 6] == 1e-2
+
+
+def test_another_policy_is_tried_on_a_run_with_a_trial_as_far_as_it_is_evidence(tmp_path: Path) -> None:
+    tried(tmp_path, list(ARMS), also={"score": scores(list(ARMS), "anew", TRIGGER)})
+    other = (
+        trial_policy(["cooler"]).replace("which", "other").replace("trigger.value > 0.5", "loss.value < 0.3")
+    )
+    [course] = backtest(parse_policy(other), read_journal(tmp_path, "run")).courses
+    assert course.difference is not None
+    assert (course.difference.by_policy, course.difference.tick) == (False, TRIGGER)
 
 
 def test_late_signals_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
