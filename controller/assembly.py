@@ -62,7 +62,7 @@ def assemble_run(
             plan.max_overhead,
             clock,
             buffers_for(accelerator.device, plan.store),
-            spares=1 if policy.checkpoints.every is None else 2,
+            spares=1 + (policy.checkpoints.every is not None) + policy.tries,
         ),
         state=TrainingState(accelerator, optimizer),
         checkpoints=Checkpoints(

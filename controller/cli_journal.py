@@ -127,6 +127,7 @@ _HAPPENED = {
     "command": "was told: {command} {subject} (by {by})",
     "policy": "the policy was edited: {changes}",
     "policy_refused": "an edited policy was not taken up: {problems}",
+    "trial": "{what}",
     "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
 }
 """What happened to a run besides decisions that people want to know of, in words."""
@@ -146,6 +147,12 @@ def _in_words(event: Event) -> Mapping[str, Any]:
         return {"changes": "; ".join(line for line in event.detail["diff"] if line[:3] not in ("---", "+++"))}
     if event.kind == "policy_refused":
         return {"problems": "; ".join(event.detail["problems"])}
+    if event.kind == "trial":
+        arm, decision, tick = (event.detail[name] for name in ("arm", "decision", "back_to"))
+        what = (
+            f"{decision} is over: the run goes on from" if arm is None else f"{decision}: arm {arm} begins at"
+        )
+        return {"what": f"the trial {what} the state of tick {tick}"}
     if event.kind != "plan":
         return event.detail
     horizon, corners = event.detail["horizon"], event.detail["schedule"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ TWO_LOADERS = (
     "two loaders are read at once, so which one trains is ambiguous: name it, Controller(..., "
     "training_loader=loader), or put the data together in a midcourse.Mixture"
 )
+ENDED_FIRST = "the run ended first"
 
 
 class Cycle:
@@ -84,14 +86,15 @@ class Cycle:
         self.recorder = recorder
         self._norms = norms
         self._metrics = metrics
-        self._orders = Orders(run, pilot, metrics)
+        arrive = partial(self._judge_arrived, all_of_them=True)
+        self._orders = Orders(run, pilot, metrics, arrive, clock)
         self._keeping = Keeping(
             run,
             Snapshots(run, metrics, enabled=snapshots, delayed=delayed, notices=notices),
             self._orders,
             termination,
             leave=leave,
-            arrive=lambda: self._judge_arrived(all_of_them=True),
+            arrive=arrive,
             metrics=metrics,
             clock=clock,
         )
@@ -307,7 +310,7 @@ class Cycle:
     def at_rest(self) -> None:
         """Between two updates, with no gradients pending: do what was decided, let ramps go on."""
         if not self.recorder.micro_batches:
-            self._orders.obey()
+            self._orders.obey(leaving=self._keeping.leaving)
 
     def pulled(self, feed: Feed, batch: Any) -> None:
         """A batch is on its way to the loop: count it, and take a snapshot if one is due."""
@@ -345,8 +348,9 @@ class Cycle:
 
     def loaded(self) -> None:
         """The loop loaded a state of its own: what was learnt and kept of the course before is void."""
-        run = self.run
-        self._orders.drop("the loop loaded a state of its own")
+        run, why = self.run, "the loop loaded a state of its own"
+        self._orders.break_off(why, put_back=False)
+        self._orders.drop(why)
         run.clock.branch += 1
         run.detectors.load_state_dict({"monitors": {}})
         run.ring.clear()
@@ -357,8 +361,15 @@ class Cycle:
 
     def drain(self) -> None:
         """At the end: judge what is still on its way, and settle what can no longer be done."""
-        self._judge_arrived(all_of_them=True)
-        self._orders.drop("the run ended first")
+        try:
+            self._judge_arrived(all_of_them=True)
+        finally:  # also where the judging is what failed: nothing that was only tried stays in force
+            self.loop_ended()
+            self._orders.drop(ENDED_FIRST)
+
+    def loop_ended(self) -> None:
+        """The loop makes no more steps: what was only tried is taken back."""
+        self._orders.break_off(ENDED_FIRST)
 
     def parts(self) -> dict[str, Any]:
         """What goes on from a durable checkpoint of the cycle and the run besides the training state."""

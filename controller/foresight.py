@@ -76,7 +76,7 @@ class Foresight:
 
     def _begin(self, step: int, micro_batches: int) -> list[str]:
         run, self._first = self._run, step
-        self._steps_a_pass = _steps_a_pass(run, micro_batches)
+        self._steps_a_pass = steps_a_pass(run, micro_batches)
         self._schedulers = run.state.schedulers
         horizon, earlier = self._counters.horizon(self._steps_a_pass), self._pilot.bank.planned
         if step > 1 and earlier is not None and earlier.schedule is not None and earlier.horizon == horizon:
@@ -182,8 +182,11 @@ class Foresight:
         return f"the learning rate cannot be read ahead: {self._why}"
 
 
-def _steps_a_pass(run: Run, micro_batches: int) -> int | None:
-    """Updates that a pass over the training loader makes; None if it has no length."""
+def steps_a_pass(run: Run, micro_batches: int) -> int | None:
+    """Updates that a pass over the training loader makes; None if it has no length.
+
+    ``micro_batches`` make up a step; 0 stands for one, where the Accelerator does not say otherwise.
+    """
     try:
         batches = len(run.feed.loader) if run.feed is not None else None
     except TypeError:

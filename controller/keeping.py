@@ -64,6 +64,11 @@ class Keeping:
             flags |= LEAVE if self._run.ranks.main else LEAVE_ELSEWHERE
         return flags
 
+    @property
+    def leaving(self) -> bool:
+        """Whether the run is to be saved, and the process to end."""
+        return self._leaving
+
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector, summed over the processes."""
         self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
@@ -83,6 +88,8 @@ class Keeping:
 
     def if_due(self, feed: Feed | None, *, begun: bool) -> None:
         """Take a snapshot, and put the state on disk, where either is due, at the batch pulled last."""
+        if self._orders.trying:
+            return
         began = self._clock()
         if self._snapshots.take_if_due(feed, healthy=self._orders.healthy, begun=begun):
             self._account("snapshots", began)
@@ -92,7 +99,7 @@ class Keeping:
         """Begin a durable checkpoint if one is due; a process that was asked to end does so after it."""
         checkpoints, tick = self._run.checkpoints, self._run.clock.tick
         checkpoints.poll()
-        if not tick or not (self._leaving or checkpoints.due(tick)):
+        if not tick or self._orders.trying or not (self._leaving or checkpoints.due(tick)):
             return
         began = self._clock()
         self._arrive()

@@ -82,6 +82,7 @@ class Metrics(Collector):
         self._edits = _zeros(("taken", "refused"))
         self._take(policy)
         self._errors = _zeros(COMPONENTS)
+        self._tried = 0.0
         self._hook_seconds: defaultdict[str, float] = defaultdict(float)
         self._snapshots = {"count": 0.0, "bytes": 0.0, "taken": 0.0, "seconds": 0.0}
         self._checkpoints = {"tick": -1.0, "bytes": 0.0, "written": 0.0}
@@ -141,6 +142,7 @@ class Metrics(Collector):
 
     def outcome(self, outcome: Outcome, decision: Decision) -> None:
         """Count what became of the actions of ``decision``."""
+        self._tried += outcome.details.get("trial", {}).get("ticks", 0)
         for action in decision.actions:
             self._actions[action.name, outcome.status.value] += 1
         if outcome.status is Status.APPLIED:
@@ -261,6 +263,7 @@ class Metrics(Collector):
         yield _counter("verdicts", "Verdicts by rule.", ("rule", "result"), self._verdicts)
         yield _gauge("decisions_waiting", "Decisions that wait for approval.", (), [((), self._waiting)])
         yield _counter("policy_edits", "Edited policies by what became of them.", ("result",), self._edits)
+        yield _counter("trial_ticks", "Ticks that trials took, of all their arms.", (), {(): self._tried})
         times = [((rule,), seconds) for rule, seconds in dict(self._interventions).items()]
         help = "When a decision of this rule was last applied, in Unix seconds."
         yield _gauge("last_intervention_timestamp_seconds", help, ("rule",), times)

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..monitors.types import Sample
+from ..policies.actions import GO_BACK
 from ..policies.types import Decision, Outcome, Result, Status
 from .actuators.act import carry_out
 from .metrics import Metrics
 from .pilot import News, Pilot
 from .run import Run
+from .trial import Trial
 
 log = logging.getLogger("midcourse")
 
@@ -43,15 +45,27 @@ class Orders:
         run: What is steered.
         pilot: Decides; None on ranks other than 0.
         metrics: Shows the overrides in force; None on ranks other than 0.
+        arrive: Has all samples judged that are still on their way from the device.
+        clock: Seconds.
     """
 
-    def __init__(self, run: Run, pilot: Pilot | None, metrics: Metrics | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        pilot: Pilot | None,
+        metrics: Metrics | None,
+        arrive: Callable[[], object],
+        clock: Callable[[], float],
+    ) -> None:
         self.due = False
         self.healthy = True
         self._run = run
         self._pilot = pilot
         self._metrics = metrics
+        self._arrive = arrive
+        self._clock = clock
         self._pending: Order | None = None
+        self._trial: Trial | None = None
         self._shown_multiplier: float | None = None
         self._shown_weights: Mapping[str, float] | None = None
 
@@ -77,7 +91,12 @@ class Orders:
     @property
     def may_act(self) -> bool:
         """Whether decisions change the run, and nothing is under suspicion: a state worth keeping."""
-        return self._pilot is not None and self._pilot.acting and self.healthy
+        return self._pilot is not None and self._pilot.acting and self.healthy and not self.trying
+
+    @property
+    def trying(self) -> bool:
+        """Whether a trial is under way: what the run goes through then is nothing to keep yet."""
+        return self._trial is not None
 
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector."""
@@ -105,12 +124,23 @@ class Orders:
             return
         decision, self.healthy = judged
         self._run.ring.judged(sample.tick, self.healthy)
+        if self._trial is not None:
+            self._trial.measure(sample.step, pilot.measure(self._trial.decision, sample.tick))
         self._hold(decision, pilot.take_news())
 
-    def obey(self) -> None:
-        """Between two updates: do what is due, let ramps go on, show what is in force."""
+    def obey(self, *, leaving: bool) -> None:
+        """Between two updates: do what is due, let ramps go on, show what is in force.
+
+        Where the process is ``leaving``, a trial is put off: it begins anew when the run is resumed.
+        """
         run = self._run
-        if self.due:
+        if self._trial is not None and leaving:
+            trial, self._trial = self._trial, None
+            trial.end("put off: the process is asked to end")
+            self._hold(trial.decision)
+        elif self._trial is not None:
+            self._follow(self._trial, self._trial.advance())
+        elif self.due:
             self.due = False
             order = run.ranks.share(self._pending)
             self._pending = None
@@ -120,6 +150,14 @@ class Orders:
             run.mix.follow(run.clock.tick + 1)
         if self._metrics is not None:
             self._show_overrides(self._metrics)
+
+    def break_off(self, reason: str, *, put_back: bool = True) -> None:
+        """End the trial that is under way, if there is one: the state before it is in force again.
+
+        Not so (``put_back``) where another state was loaded meanwhile.
+        """
+        if self._trial is not None:
+            self._follow(self._trial, self._trial.end(reason, put_back=put_back))
 
     def drop(self, reason: str) -> None:
         """Nothing will be done any more about what was decided: it failed for this reason."""
@@ -182,15 +220,34 @@ class Orders:
                 run.feed.take_again(verdict.decision_id)
         if run.mix is not None and any(name.startswith("weight/") for name in touched):
             run.mix.apply_now(run.clock.tick + 1)
-        if order.decision is not None:
+        if order.decision is not None and order.decision.actions[0].name == "trial":
+            trial = Trial(
+                run,
+                order.decision,
+                arrive=self._arrive,
+                tell=self._tell,
+                acting=lambda: self._pilot is not None and self._pilot.acting,
+                clock=self._clock,
+            )
+            self._follow(trial, trial.begin())
+        elif order.decision is not None:
             self._carry_out(order.decision)
 
     def _keep_target(self, decision: Decision) -> None:
         """Keep what a decision that waits for approval would go back to."""
         onset = decision.onset if decision.onset is not None else decision.tick
         target = self._run.ring.at_or_before(onset - 1)
-        if target is not None and any(action.name == "rollback" for action in decision.actions):
+        if target is not None and any(action.name in GO_BACK for action in decision.actions):
             self._run.ring.hold(target, _question(decision.id))
+
+    def _follow(self, trial: Trial, outcome: Outcome | None) -> None:
+        """A trial goes on, or is over with this outcome."""
+        self._trial = trial if outcome is None else None
+        if outcome is not None:
+            self._ask(Pilot.settle, outcome)
+
+    def _tell(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:
+        self._ask(Pilot.event, kind, tick, detail)
 
     def _carry_out(self, decision: Decision) -> Outcome:
         outcome = carry_out(self._run, decision)

@@ -6,8 +6,8 @@ value, and can be withdrawn at any time: what is left is exactly the composition
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -115,10 +115,15 @@ class Layers:
         base = base * (1.0 - strength) + value * share * strength
         return base * self.factor(target, tick)
 
+    def delay(self, ticks: int) -> None:
+        """Make all of them younger: so many ticks were spent on a course that does not count."""
+        if ticks:
+            self._layers = [replace(layer, start=layer.start + ticks) for layer in self._layers]
+
     def state_dict(self) -> list[dict[str, Any]]:
         """The layers as JSON."""
         return [{**asdict(layer), "kind": layer.kind.value} for layer in self._layers]
 
-    def load_state_dict(self, state: list[Mapping[str, Any]]) -> None:
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over the layers from ``state_dict``."""
         self._layers = [Layer(**{**entry, "kind": Kind(entry["kind"])}) for entry in state]

@@ -12,6 +12,7 @@ from ..monitors.bank import MonitorBank, Readings
 from ..monitors.plan import Plan
 from ..monitors.types import Health, Sample
 from ..policies.engine import Command, Engine, Turn
+from ..policies.evidence import measured_now
 from ..policies.policy import Mode, Policy
 from ..policies.types import Decision, Disposition, Outcome, Reply, Status, Verdict
 from .journal.store import Journal, JournalError
@@ -151,6 +152,14 @@ class Pilot:
         if self._look_at is None or ended >= self._look_at:
             self._look(sample.tick)
         return decision, not self.engine.suspects
+
+    def measure(self, decision: Decision, tick: int) -> float | None:
+        """What a trial's judge says at this tick; None where nothing of it was measured."""
+        rule = next((rule for rule in self.policy.rules if rule.name == decision.rule), None)
+        judge = None if rule is None else rule.ladder[decision.rung].judge
+        if judge is None or not measured_now(judge, self.bank.readings, decision.instance, tick):
+            return None
+        return judge.number(self.bank.readings, decision.instance)
 
     def settle(self, outcome: Outcome) -> None:
         """Write down what became of a decision, and let the engine go on from it."""
@@ -312,7 +321,11 @@ class Pilot:
 
 def _in_words(decision: Decision, outcome: Outcome) -> str:
     acts = ", ".join(
-        f"{name} {' '.join(f'{k}={v}' for k, v in detail.items() if v is not None)}".strip()
+        f"{name} {' '.join(f'{k}={v}' for k, v in detail.items() if _is_short(v))}".strip()
         for name, detail in outcome.details.items()
     )
     return f"{decision.reason}; {acts}"
+
+
+def _is_short(value: Any) -> bool:
+    return value is not None and not isinstance(value, dict)

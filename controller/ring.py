@@ -77,7 +77,8 @@ class Ring:
         max_overhead: Share of the run that taking snapshots may stall.
         clock: Seconds; injected for tests.
         buffers: The memory that they lie in; None: the host's, for tensors of the host.
-        spares: Buffers besides: one for the state before an act, one for a checkpoint while it is written.
+        spares: Buffers besides: one for the state before an act, one for a checkpoint while it is written,
+            one for the end of a trial's best arm.
     """
 
     def __init__(

@@ -43,7 +43,8 @@ class Run:
     """One training run as its actuators see it. ``feed`` and ``mix`` are None until the loader is known.
 
     ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words. ``own_state``
-    gives what goes on from a durable checkpoint besides the training state.
+    gives what goes on from a durable checkpoint besides the training state, ``horizon`` the step at which the
+    loop will end, None where nobody knows.
     """
 
     accelerator: Any
@@ -65,3 +66,4 @@ class Run:
     stopped: str | None = None
     on_rollback: list[Rollback] = field(default_factory=list)
     own_state: Callable[[], Mapping[str, Any]] = dict
+    horizon: Callable[[], int | None] = lambda: None

@@ -97,6 +97,8 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
         *smells,
         *notices,
     ]
+    if policy.tries and run.rewinds is not None:
+        lines.append(f"trials will be refused: {run.rewinds}")
     if run.rewinds is None and run.accelerator.device.type != "cpu" and not _is_deterministic():
         lines.append(NOT_DETERMINISTIC)
     if run.ranks.world > 1 and not run.accelerator.even_batches:

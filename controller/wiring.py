@@ -17,7 +17,7 @@ from .assembly import assemble_cycle, assemble_run
 from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
 from .feed import Feed
-from .foresight import Foresight
+from .foresight import Foresight, steps_a_pass
 from .forks.order import ForkOrder
 from .loader import WatchedLoader
 from .loop import Counters, TrainingStopped
@@ -244,6 +244,7 @@ class Wiring:
             self._settings.clock,
         )
         run.clock, run.stopped, run.own_state = self._time, self._stopped, self._own_state
+        run.horizon = lambda: self.counters.horizon(steps_a_pass(run, 0))
         for name, obj in self._registered.items():
             run.state.register(name, obj)
         self.cycle, self._notices = assemble_cycle(
@@ -296,6 +297,7 @@ class Wiring:
 
         Where it was ``broken`` off nothing can be raised: its iterator is being given up.
         """
+        self._guarded(Cycle.loop_ended)
         self._termination.armed = False
         if self._termination.asked and not broken:
             self._leave()

@@ -12,7 +12,8 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from .document import Node
-from .shapes import Choice, Field, Invalid, Name, OrNothing, Real, Record, Schema, Text, Whole
+from .shapes import Choice, Field, Invalid, Later, Name, OrNothing, Real, Record, Schema, Text, Whole
+from .trials import LEAST_STEPS
 
 
 class Priority(IntEnum):
@@ -39,6 +40,14 @@ class Landmark(Enum):
 
     BEFORE_ONSET = "before_onset"
     LAST_GOOD = "last_good"
+
+
+class Origin(Enum):
+    """Where the arms of a trial begin: at one of those snapshots, or where the run stands."""
+
+    BEFORE_ONSET = "before_onset"
+    LAST_GOOD = "last_good"
+    HERE = "here"
 
 
 Parameters = Mapping[str, Any]
@@ -153,8 +162,27 @@ ACTIONS: Mapping[str, ActionKind] = {
             }
         ),
     ),
+    "trial": ActionKind(
+        Priority.ROLLBACK,
+        Record(
+            {
+                "arms": Field(Later("arms")),
+                "steps": Field(Whole(LEAST_STEPS, 10**5)),
+                "judge": Field(Later("number")),
+                "from": Field(Choice(Origin, as_word=True), Origin.BEFORE_ONSET.value),
+            }
+        ),
+    ),
 }
-"""Every action. ``scale_lr`` multiplies the schedule at most tenfold: more is a slip of the pen."""
+"""Every action. ``scale_lr`` multiplies the schedule at most tenfold: more is a slip of the pen. The arms of
+a ``trial`` are read by the ladder, since they hold actions: ``{name: [[action, parameters], ...]}``."""
+
+GO_BACK = frozenset({"rollback", "trial"})
+"""Actions that have a target: the state to which they lead the run back."""
+
+IN_ARMS = frozenset({"scale_lr", "set_lr", "reweight", "reset_moments"})
+"""What an arm of a trial may do: corrections that are layers or the optimizer's state, so that nothing is
+left of an arm that lost."""
 
 
 def priority_of(action: str) -> Priority:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .actions import IN_ARMS
+
 _POLICY = {
     "version": "Of the policy language.",
     "extends": "A shipped policy by its name, or a file beside this one: here stands what is changed.",
@@ -83,9 +85,19 @@ _LADDER = {
     "ladder.rollback.to": "The newest good state before the change began, or of all; or {steps: n} back.",
     "ladder.rollback.to.steps": "So many training steps back.",
     "ladder.rollback.to.checkpoint": "The one of this name.",
+    "ladder.trial": "Runs several corrections, and none, on the same batches from one state; keeps the best.",
+    "ladder.trial.arms": "What is tried: lists of actions, by name. Doing nothing is always tried too.",
+    "ladder.trial.steps": "For how many training steps each is run.",
+    "ladder.trial.judge": "The number that they are compared by, such as `loss.value`: less is better.",
+    "ladder.trial.from": "Where all of them begin.",
     "ladder.rollback.data": "Data since then is skipped, or taken again without the guilty batches, or all.",
 }
-POLICY: Mapping[str, str] = {**_POLICY, **_RULES, **_LADDER}
+_ARMS = {
+    f"arms.{key.removeprefix('ladder.')}": words
+    for key, words in _LADDER.items()
+    if key.split(".")[1] in IN_ARMS
+}
+POLICY: Mapping[str, str] = {**_POLICY, **_RULES, **_LADDER, **_ARMS}
 """Of a policy."""
 
 _TICK = "The tick; or {from: a, to: b}, both included."

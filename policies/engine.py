@@ -6,7 +6,8 @@ A pure state machine whose only time is the tick of the samples. One tick goes l
 2. ``tick``, after it: acts whose window closes get their verdicts, then all other rules are evaluated.
 3. Of the rules that fire, the strongest rung acts: stop > rollback > skip > learning rate > data > record,
    then the first in the policy. The others stay firing, unpaid, and are recorded as suppressed, once.
-4. ``record`` takes the outcome, now or some ticks later. Until then nobody else acts.
+4. ``record`` takes the outcome, now or some ticks later. Until then nobody else acts. While the arms of a
+   trial are tried out nothing is judged at all: what is measured belongs to courses that may be left again.
 
 How one rule moves through its phases and up its ladder is told in ``phases``. What rules share is here: one
 act at a time, the policy's limits, acts that overlap, and the rollback that sends all of them back.
@@ -20,6 +21,7 @@ from enum import Enum
 from typing import Any
 
 from ..monitors.types import Sample
+from .actions import GO_BACK
 from .amendments import NONE_AMENDED, Amendments
 from .approvals import Questions
 from .evidence import decide, measured_now
@@ -28,6 +30,7 @@ from .guardrails import Guardrails
 from .limits import LIMITS, Limiter
 from .model import Mode, Policy, Rule
 from .phases import Machine, corrects
+from .trials import NOTHING, kept_arm
 from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Reply, Result, Status
 from .types import Turn as Turn
 from .verification import OpenVerdict, OpenVerdicts
@@ -140,6 +143,11 @@ class Engine:
         return self._open.waits_for(decision.id)
 
     @property
+    def _trying(self) -> bool:
+        """Whether a trial is in flight."""
+        return self._in_flight is not None and any(act.name == "trial" for act in self._in_flight.actions)
+
+    @property
     def suspects(self) -> bool:
         """Whether some rule's condition holds and nothing has been done about it: no state to return to."""
         for lane in self._lanes.values():
@@ -157,6 +165,8 @@ class Engine:
 
         ``tick`` leaves them out at the same tick, so that a measurement counts once.
         """
+        if self._trying:
+            return Turn()
         now = _Now(sample, readings, Turn())
         self._judged_tick = sample.tick
         self._evaluate(self._before_step, now)
@@ -164,6 +174,8 @@ class Engine:
 
     def tick(self, sample: Sample, readings: Readings) -> Turn:
         """Give the verdicts that are due, then evaluate the rules."""
+        if self._trying:
+            return Turn()
         now = _Now(sample, readings, Turn())
         if self._open:
             self._judge_due(now)
@@ -405,11 +417,14 @@ class Engine:
         for act in self._open.close_where(lambda verdict: True):
             turn.verdicts.append(act.overlapped(decision, outcome.tick))
             self._machine(act).waiting = False
-        rolled_back = any(action.name == "rollback" for action in decision.actions)
+        kept = kept_arm(outcome)
+        went_back = kept != NOTHING and any(action.name in GO_BACK for action in decision.actions)
         if machine.rule.verify is not None:
             self._open.open(OpenVerdict.of(decision, outcome, machine.rule.verify))
-            machine.waiting = not rolled_back
-        if rolled_back:
+            machine.waiting = not went_back
+        if kept == NOTHING and machine.phase is Phase.COOLDOWN:
+            machine.waiting = True  # as after an act that was only observed: the alarm still sounds
+        if went_back:
             self._rewind(outcome.tick, turn)
 
     def _judge_due(self, now: _Now) -> None:

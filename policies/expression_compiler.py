@@ -57,12 +57,22 @@ Report = Callable[[int, str], None]
 
 def compile_expression(text: str, scope: Scope, report: Report) -> Expression | None:
     """Compile a condition. Every mistake in it goes to ``report``; None comes back if there was one."""
+    tree = _tree(text, report)
+    return None if tree is None else _Compiler(text, scope, report).compiled(tree)
+
+
+def compile_number(text: str, scope: Scope, report: Report) -> Expression | None:
+    """Compile what is one number, for ``Expression.number``; mistakes are told as those of a condition."""
+    tree = _tree(text, report)
+    return None if tree is None else _Compiler(text, scope, report).compiled_number(tree)
+
+
+def _tree(text: str, report: Report) -> ast.expr | None:
     try:
-        tree = _parsed(text)
+        return _parsed(text)
     except _Unreadable as error:
         report(error.offset, str(error))
         return None
-    return _Compiler(text, scope, report).compiled(tree)
 
 
 class _Unreadable(ValueError):
@@ -105,6 +115,12 @@ class _Compiler:
 
     def compiled(self, tree: ast.expr) -> Expression | None:
         condition = self._condition(tree)
+        return self._expression(tree, f"True if {condition.holds} else False if {condition.fails} else None")
+
+    def compiled_number(self, tree: ast.expr) -> Expression | None:
+        return self._expression(tree, self._exact(tree))
+
+    def _expression(self, tree: ast.expr, code: str) -> Expression | None:
         names = self._names
         if not (self._mistaken or names.monitors or names.signals):
             self._note(Mistake(tree, "reads nothing that is measured: name a monitor or a signal"))
@@ -119,7 +135,7 @@ class _Compiler:
             foreach=names.foreach,
             uses_before="before" in names.places,
             uses_target="target" in names.places,
-            verdict=_code(f"True if {condition.holds} else False if {condition.fails} else None"),
+            verdict=_code(code),
             operands=_code(f"{{{operands}}}"),
         )
 

@@ -30,7 +30,7 @@ class Code(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled condition; ``compile_expression`` makes it.
+    """A compiled condition (``compile_expression``), or a compiled number (``compile_number``).
 
     ``monitors`` and ``signals`` are the names that it reads (with the monitor behind ``this``), in the
     readings as well as in ``before.*`` and ``target.*``. ``grouped`` are the monitors that it reads only by
@@ -72,6 +72,14 @@ class Expression:
             return said
         except KeyError:  # something has not been measured yet: rare, so the usual call does not pay for it
             return self(self._completed(readings, instance), instance, before, target)
+
+    def number(self, readings: Readings, instance: str = "") -> float:
+        """What it comes to, where it is a number (``compile_number``); NaN is unknown."""
+        try:
+            found: float = self.verdict(readings, instance, NO_FACTS, NO_FACTS)
+            return found
+        except KeyError:
+            return self.number(self._completed(readings, instance), instance)
 
     def numbers(
         self, readings: Readings, instance: str = "", before: Facts = NO_FACTS, target: Facts = NO_FACTS

@@ -5,9 +5,11 @@ Every duration is in ticks (optimizer steps as Midcourse sees them). Expressions
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from ..monitors.types import MonitorSpec
 from .actions import Priority, priority_of
@@ -123,9 +125,13 @@ class Quiet:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What is done at one rung of a ladder: all of its actions as one act, in this order."""
+    """What is done at one rung of a ladder: all of its actions as one act, in this order.
+
+    ``judge`` is the number by which the arms of a trial are compared, where the rung is one.
+    """
 
     actions: tuple[Action, ...]
+    judge: Expression | None = None
 
     @property
     def priority(self) -> Priority:
@@ -134,12 +140,21 @@ class Rung:
 
     def resolve(self, instance: str) -> tuple[Action, ...]:
         """Its actions with ``this`` replaced by the instance that the rule is judging."""
+        resolved = ((action, _resolved(action.params, instance)) for action in self.actions)
         return tuple(
-            replace(action, params={**action.params, "source": instance})
-            if action.params.get("source") == THIS
-            else action
-            for action in self.actions
+            action if params is action.params else replace(action, params=params)
+            for action, params in resolved
         )
+
+
+def _resolved(params: Mapping[str, Any], instance: str) -> Mapping[str, Any]:
+    if "arms" in params:
+        arms = {
+            name: [[action, _resolved(own, instance)] for action, own in actions]
+            for name, actions in params["arms"].items()
+        }
+        return {**params, "arms": arms}
+    return {**params, "source": instance} if params.get("source") == THIS else params
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +191,7 @@ class Rule:
             self.when,
             *([self.unless] if self.unless else ()),
             *([self.verify.expect] if self.verify else ()),
+            *(rung.judge for rung in self.ladder if rung.judge),
         )
 
 
@@ -213,6 +229,11 @@ class Policy:
     source: str = "<policy>"
     files: tuple[Path, ...] = ()
     extends: tuple[str, ...] = ()
+
+    @property
+    def tries(self) -> bool:
+        """Whether some rung is a trial."""
+        return any(rung.judge is not None for rule in self.rules for rung in rule.ladder)
 
     def reads(self, signal: str) -> bool:
         """Whether a monitor watches this signal, or an expression reads it."""

@@ -44,8 +44,9 @@ the last rung, or beyond the budget where there is no last resort, the rule is E
 
 A rule *waits* in COOLDOWN until its condition has once been false while the verdict of its act is open, since
 an alarm that still sounds is no news before the window closes, and after an act that was only observed or not
-approved, since nothing was done that could end the alarm. After a rollback it does not wait: the detectors
-are those of the target, so firing again is a fault that came back.
+approved, since nothing was done that could end the alarm; so too after a trial in which doing nothing was
+best. After a rollback it does not wait: the detectors are those of the target, so firing again is a fault
+that came back.
 """
 
 from __future__ import annotations

@@ -60,7 +60,20 @@ class Foreseen:
     tick: int
 
 
-Event = Sample | Outcome | Commanded | PolicyEdited | Resumed | StateLoaded | Foreseen
+@dataclass(frozen=True, slots=True)
+class WentBack:
+    """After this tick a trial led the run back to how it stood after tick ``to``.
+
+    There an arm begins, of which nothing is decided; or, ``for_good``, the trial is over and ``to`` is the
+    end of the arm that is kept, or where the trial began.
+    """
+
+    to: int
+    tick: int
+    for_good: bool
+
+
+Event = Sample | Outcome | Commanded | PolicyEdited | Resumed | StateLoaded | Foreseen | WentBack
 
 
 class Replay:
@@ -91,6 +104,7 @@ class Replay:
         self._tick: int | None = None
         self._held: list[Outcome] = []
         self._at_once = at_once
+        self._trying = False
 
     def take(self, event: Event) -> Turn:
         """Take what happened next; returns what the engine said to it.
@@ -108,6 +122,7 @@ class Replay:
         if isinstance(event, Outcome):
             return self._record(event)
         if isinstance(event, StateLoaded):
+            self._trying = False
             self.bank.load_state_dict({"monitors": {}})
             return Turn()
         if isinstance(event, Foreseen):
@@ -116,6 +131,9 @@ class Replay:
         if isinstance(event, PolicyEdited):
             self.bank.take_specs(event.policy.monitors, event.policy.baselines)
             self.engine.take_policy(event.policy)
+            return Turn()
+        if isinstance(event, WentBack):
+            self._go_back(event)
             return Turn()
         return self.engine.command(event.command, event.tick, event.subject, event.by)
 
@@ -148,6 +166,10 @@ class Replay:
 
     def _judge(self, sample: Sample) -> Turn:
         bank, engine = self.bank, self.engine
+        if self._trying:  # also where the trial is none of this policy's: its arms are courses of their own
+            bank.judge_step(sample)
+            bank.update(sample)
+            return Turn()
         said = engine.judge_step(sample, bank.judge_step(sample))
         self._held += filter(None, map(self._at_once, said.decisions))
         if self._held:
@@ -171,8 +193,20 @@ class Replay:
             self.bank.load_state_dict(self._state(target, outcome.decision_id)["monitors"])
         return said
 
+    def _go_back(self, event: WentBack) -> None:
+        """The monitors go back; what they were until then is kept, since the trial may come back to it.
+
+        Once the trial is over, its last tick stands for what the run goes on from.
+        """
+        self._pass_to(event.tick + 1)
+        self.bank.load_state_dict(self._state(event.to, "a trial")["monitors"])
+        self._trying = not event.for_good
+        if event.for_good:
+            self._tick = event.tick
+
     def _resume(self, tick: int) -> None:
         self._held.clear()
+        self._trying = False
         if self._tick is not None and tick >= self._tick:  # it ended right there
             self._pass_to(tick + 1)
         else:
@@ -210,8 +244,13 @@ def replay(policy: Policy, events: Iterable[Event]) -> Turn:
 
 def landmarks_of(events: Iterable[Event]) -> set[int]:
     """The ticks that these events go back to. Samples do not matter for this and may be left out."""
-    found = {event.tick if isinstance(event, Resumed) else _target(event) for event in events}
-    return {tick for tick in found if tick is not None}
+    return {tick for event in events if (tick := _leads_to(event)) is not None}
+
+
+def _leads_to(event: Event) -> int | None:
+    if isinstance(event, WentBack):
+        return event.to
+    return event.tick if isinstance(event, Resumed) else _target(event)
 
 
 def _target(event: Event) -> int | None:

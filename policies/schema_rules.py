@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from .actions import GO_BACK
 from .document import Fault, Node
-from .expression_compiler import compile_expression
+from .expression_compiler import compile_expression, compile_number
 from .expression_references import Scope
 from .expressions import Expression
 from .model import DEFAULT_BUDGET, Approval, Budget, Mode, Rule, Rung, SnapshotPlan, Verify
 from .names import Signals, nearest
-from .schema_ladder import Allowed, ladder_schema, read_ladder
+from .schema_ladder import Allowed, arms_schema, ladder_schema, read_ladder
 from .schema_monitors import KnownMonitor
 from .shapes import Choice, Field, Invalid, Later, Name, OrNothing, Record, Schema, Text, Whole
 from .types import Reply
@@ -146,6 +147,7 @@ class _RuleReader:
             skip_step=before_step or when is None,
             waits=values.get("approve") is not None,
             rollback=self._around.snapshots.keep > 0,
+            judge=lambda node: self._expression(node, "judge", scope),
         )
         ladder = read_ladder(values["ladder"], allowed, self.faults) if "ladder" in values else ()
         verify = self._verify(scope, ladder)
@@ -198,14 +200,15 @@ class _RuleReader:
             return None
         text = node.text.strip()
         if not text:
-            self._fault(node, f"{key} must be a condition, got {node}")
+            what = "number" if key == "judge" else "condition"
+            self._fault(node, f"{key} must be a {what}, got {node}")
             return None
         lead = node.text.index(text)
 
         def report(character: int, message: str) -> None:
             self.faults.append(Fault(node.place_of(lead + character), f"{key}: {message}"))
 
-        return compile_expression(text, scope, report)
+        return (compile_number if key == "judge" else compile_expression)(text, scope, report)
 
     def _before_step(self, when: Expression) -> bool:
         monitors = (self._around.monitors.get(name) for name in when.monitors)
@@ -218,8 +221,8 @@ class _RuleReader:
         values, faults = _VERIFY.collect(node, "verify")
         self.faults += faults
         expect = self._expression(values.get("expect"), "verify.expect", replace(scope, verifies=True))
-        rolls_back = any(action.name == "rollback" for rung in ladder for action in rung.actions)
-        if expect is not None and expect.uses_target and not rolls_back:
+        goes_back = any(action.name in GO_BACK for rung in ladder for action in rung.actions)
+        if expect is not None and expect.uses_target and not goes_back:
             self._fault(
                 values["expect"],
                 "verify.expect: 'target' is that of a rollback, and no rung rolls back",
@@ -232,6 +235,8 @@ def rules_schema() -> dict[str, Schema]:
     return {
         "rules": {"type": ["array", "null"], "items": _RULE.schema()},
         "condition": Text().schema(),
+        "number": Text().schema(),
         "ladder": ladder_schema(),
+        "arms": arms_schema(),
         "verify": _VERIFY.schema(),
     }

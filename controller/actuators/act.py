@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from ...policies.types import Decision, Facts, Outcome, Status
 from ..ranks import FailedElsewhere
@@ -20,6 +22,10 @@ from .stop import stop
 
 log = logging.getLogger("midcourse")
 
+T = TypeVar("T")
+Failure = tuple[Status, str]
+"""REFUSED or FAILED, and why."""
+
 ACTUATORS: dict[str, Actuator] = {
     "skip_step": skip_step,
     "scale_lr": scale_lr,
@@ -31,6 +37,7 @@ ACTUATORS: dict[str, Actuator] = {
     "notify": notify,
     "stop": stop,
 }
+"""All but ``trial``, which takes its time: ``controller.trial`` runs it."""
 
 
 def carry_out(run: Run, decision: Decision) -> Outcome:
@@ -40,25 +47,17 @@ def carry_out(run: Run, decision: Decision) -> Outcome:
     details: dict[str, Any] = {}
     facts: Facts = {}
     for action in decision.actions:
-        failure: tuple[Status, str] | None = None
-        try:
-            effect = ACTUATORS[action.name](run, decision, action.params)
+        actuator, params = ACTUATORS[action.name], action.params
+        effect, failure = attempt(run, action.name, partial(actuator, run, decision, params))
+        if effect is not None:
             effects.append(effect)
             details[action.name] = dict(effect.details)
             facts = effect.facts or facts
-        except FailedElsewhere:
-            pass  # the process on which it failed tells why
-        except Refused as refusal:
-            failure = (Status.REFUSED, f"{action.name}: {refusal}")
-        except Exception as error:  # no failing act may kill the training
-            log.exception("%s failed", action.name)
-            failure = (Status.FAILED, f"{action.name}: {type(error).__name__}: {error}")
-        answers = run.ranks.gather(failure)
-        if any(answers):
+        if failure is not None:
             for done in reversed(effects):
                 done.undo()
             run.layers.withdraw(decision.id)
-            status, reason = _agreed(answers)
+            status, reason = failure
             return Outcome(decision.id, status, tick, reason)
     for effect in effects:
         effect.commit()
@@ -66,7 +65,24 @@ def carry_out(run: Run, decision: Decision) -> Outcome:
     return Outcome(decision.id, Status.APPLIED, tick, facts=facts, details=details)
 
 
-def _agreed(answers: list[tuple[Status, str] | None]) -> tuple[Status, str]:
+def attempt(run: Run, name: str, part: Callable[[], T]) -> tuple[T | None, Failure | None]:
+    """Do a part on all processes: its result here, and where it failed on any, what all say of it."""
+    result: T | None = None
+    failure: Failure | None = None
+    try:
+        result = part()
+    except FailedElsewhere:
+        pass  # the process on which it failed tells why
+    except Refused as refusal:
+        failure = (Status.REFUSED, f"{name}: {refusal}")
+    except Exception as error:  # no failing act may kill the training
+        log.exception("%s failed", name)
+        failure = (Status.FAILED, f"{name}: {type(error).__name__}: {error}")
+    answers = run.ranks.gather(failure)
+    return result, _agreed(answers) if any(answers) else None
+
+
+def _agreed(answers: list[Failure | None]) -> Failure:
     """One outcome of what several processes say; it names the process where not all say the same."""
     failures = [(rank, *answer) for rank, answer in enumerate(answers) if answer is not None]
     rank, status, reason = failures[0]

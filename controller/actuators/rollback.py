@@ -25,6 +25,8 @@ from .target import find_target
 
 log = logging.getLogger("midcourse")
 
+PLACE_UNKNOWN = "the snapshot's place in the data is not known any more"
+
 T = TypeVar("T")
 
 
@@ -44,26 +46,36 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         "data": data.value,
         **fate_of(run, decision, place if known else None, data),
     }
-    saved.or_put_back(run, lambda: _restore(run, decision, target, data))
+    saved.or_put_back(run, lambda: go_back(run, decision, target, data))
     if data.value != params["data"]:
         details["asked"] = params["data"]
-        details["because"] = run.rewinds or "the snapshot's place in the data is not known any more"
+        details["because"] = run.rewinds or PLACE_UNKNOWN
 
     def commit() -> None:
         run.ring.release(saved.tensors)
-        run.ring.drop_after(target, run.clock.tick)
-        run.ring.pin(target.tick, decision.id)
-        run.checkpoints.abandon_after(target.tick, run.clock.tick)
+        abandon_after(run, target, decision)
         if data is not Data.FORWARD:
             run.trail.back_to(target.tick)
         _forget_before_the_oldest(run)
-        for told in run.on_rollback:
-            try:
-                told(saved.moment.step, run.clock.step)
-            except Exception:  # the loop's own logger must not end its training
-                log.exception("a callback given to on_rollback failed")
+        tell_loop(run, saved.moment.step)
 
     return Effect(details, undo=lambda: saved.put_back(run), commit=commit, facts=target.moment.facts)
+
+
+def abandon_after(run: Run, target: Snapshot, decision: Decision) -> None:
+    """What was kept after the target is of an abandoned course; the target stays until there is a verdict."""
+    run.ring.drop_after(target, run.clock.tick)
+    run.ring.pin(target.tick, decision.id)
+    run.checkpoints.abandon_after(target.tick, run.clock.tick)
+
+
+def tell_loop(run: Run, left: int) -> None:
+    """Tell those who asked that the run was led from step ``left`` to where it stands now."""
+    for told in run.on_rollback:
+        try:
+            told(left, run.clock.step)
+        except Exception:  # the loop's own logger must not end its training
+            log.exception("a callback given to on_rollback failed")
 
 
 def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
@@ -81,7 +93,7 @@ def moment_of(run: Run, feed: Feed | None, place: Place | None) -> Moment:
     )
 
 
-def _restore(run: Run, decision: Decision, target: Snapshot, data: Data) -> None:
+def go_back(run: Run, decision: Decision, target: Snapshot, data: Data) -> None:
     """Put the snapshot in place and read it back; unless the data goes forward, lead the feed back too."""
     moment = target.moment
     target.wait()
@@ -116,7 +128,7 @@ def _forget_before_the_oldest(run: Run) -> None:
 
 @dataclass(slots=True)
 class Saved:
-    """The state before the act, so that a failing part of it can be taken back.
+    """The state of a run at a moment, so that a failing act can be taken back, or what a trial left kept.
 
     ``rewinds``: the act leads the feed back. One that does not must never touch it: a stream without state
     of its own cannot be opened anew.
@@ -128,7 +140,11 @@ class Saved:
     moment: Moment
     clock: Clock
     left_out: list[Window]
+    missed: set[tuple[int, int]]
     history: Mapping[str, Any] | None
+    trail: list[tuple[int, tuple[int, int]]]
+    layers: list[dict[str, Any]]
+    expected: list[str]
 
     @classmethod
     def of(cls, run: Run, *, rewinds: bool) -> Saved:
@@ -140,7 +156,11 @@ class Saved:
             moment_of(run, run.feed, None if run.feed is None else run.feed.place),
             replace(run.clock),
             [] if run.feed is None else list(run.feed.left_out),
+            set() if run.feed is None else set(run.feed.missed),
             None if run.mix is None else run.mix.state_dict(),
+            run.trail.state_dict(),
+            run.layers.state_dict(),
+            run.expected.state_dict(),
         )
 
     def or_put_back(self, run: Run, part: Callable[[], T]) -> T:
@@ -152,13 +172,28 @@ class Saved:
             raise
 
     def put_back(self, run: Run) -> None:
+        """Make this state the present one, and give its buffer back."""
+        self.restore(run)
+        run.ring.release(self.tensors)
+
+    def restore(self, run: Run) -> None:
         """Make this state the present one; the tick, which never rewinds, goes on."""
         run.state.restore(self.tensors, self.small, rewind=True)
         run.detectors.load_state_dict(self.moment.detectors)
+        run.expected.load_state_dict(self.expected)
         run.clock.step, run.clock.branch = self.clock.step, self.clock.branch
-        if self.rewinds and run.mix is not None and self.history is not None:
-            run.mix.load_state_dict(self.history)
+        self.put_back_course(run)
         if self.rewinds and run.feed is not None and self.moment.place is not None:
-            run.feed.left_out = self.left_out
             run.feed.rewind(self.moment.place, self.moment.random_state)
-        run.ring.release(self.tensors)
+
+    def put_back_course(self, run: Run) -> None:
+        """Of this state only what lies outside snapshots: overrides as old as then, the data's history."""
+        run.layers.load_state_dict(self.layers)
+        run.layers.delay(run.clock.tick - self.clock.tick)
+        if not self.rewinds:
+            return
+        if run.mix is not None and self.history is not None:
+            run.mix.load_state_dict(self.history)
+        if run.feed is not None:
+            run.feed.left_out, run.feed.missed = list(self.left_out), set(self.missed)
+        run.trail.load_state_dict(self.trail)

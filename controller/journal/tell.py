@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from ...monitors.registry import extra_numbers
+from ...policies.trials import NOTHING
 from ...policies.types import Action, Decision, Disposition, Outcome, Reply, Result, Status, Verdict
 from .reader import JournalReader
 from .tables import Event
@@ -164,12 +166,49 @@ def past(action: Action, detail: Mapping[str, Any]) -> str:
             return f"saved a checkpoint in {detail['path']}" if "path" in detail else "saved a checkpoint"
         case "notify":
             return f"notified: “{params.get('message', '')}”"
+        case "trial":
+            return _tried(params, detail)
         case "stop":
             return "stopped the run" + (
                 f" with a checkpoint in {detail['checkpoint']}" if "checkpoint" in detail else ""
             )
         case _:
             return f"did {describe(action)}"
+
+
+def _tried(params: Mapping[str, Any], detail: Mapping[str, Any]) -> str:
+    """What a trial kept, with every arm's comparison, and what it cost."""
+    arms = detail.get("arms", {})
+    where = f" from step {detail['from_step']}" if "from_step" in detail else ""
+    said = [
+        f"{name} {_compared(name, arms[name], str(params['judge']))}"
+        for name in (NOTHING, *params["arms"])
+        if name in arms
+    ]
+    cost = (
+        f"this took {_count(detail['ticks'], 'tick')}, {detail['seconds']:.1f} s" if "ticks" in detail else ""
+    )
+    told = f" ({'; '.join([*said, cost] if cost else said)})" if said else ""
+    each = f"for {_count(params['steps'], 'step')} each{where}"
+    return f"tried {', '.join(params['arms'])} and nothing {each}, and kept {detail.get('kept', 'one')}{told}"
+
+
+def _compared(name: str, arm: Mapping[str, Any], judge: str) -> str:
+    if "failed" in arm:
+        return f"was out: {arm['failed']}"
+    if not arm["pairs"]:
+        return f"came to no {judge} that can be compared"
+    mean = f"came to {judge} {number(arm['mean'])}"
+    if name == NOTHING:
+        return mean
+    if not isfinite(arm["difference"]):
+        return f"{mean}, of {_count(arm['pairs'], 'measurement')} only"
+    error = f" ± {number(arm['standard_error'])}" if arm["standard_error"] else ""
+    said = f"{mean}, {number(abs(arm['difference']))}{error}"
+    if arm["difference"] >= 0:
+        return f"{said} more than nothing"
+    measure = f"(t = {number(arm['t'])}, {number(-arm['noises'])} times the noise)"
+    return f"{said} less than nothing {measure}, which is {'' if arm['better'] else 'not '}enough"
 
 
 def _fate(detail: Mapping[str, Any]) -> list[str]:
@@ -196,6 +235,9 @@ def _batches(first: Sequence[int], stop: Sequence[int]) -> str:
 
 def describe(action: Action) -> str:
     """An action as a policy writes it, in short: ``rollback(to=before_onset, data=skip)``."""
+    if action.name == "trial":
+        arms = " or ".join([*action.params["arms"], NOTHING])
+        return f"trial({arms}, steps={action.params['steps']}, judge={action.params['judge']})"
     params = ", ".join(
         f"{name}={number(value) if isinstance(value, float) else value}"
         for name, value in action.params.items()

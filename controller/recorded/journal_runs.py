@@ -13,7 +13,7 @@ from ...monitors.types import Sample
 from ...policies import replay
 from ...policies.amendments import NONE_AMENDED, Amendments
 from ...policies.policy import parse_policy
-from ...policies.replay import Commanded, Foreseen, PolicyEdited, Resumed, StateLoaded, landmarks_of
+from ...policies.replay import Commanded, Foreseen, PolicyEdited, Resumed, StateLoaded, WentBack, landmarks_of
 from ...policies.types import Decision, Outcome, Reply, Status, Verdict
 from ..journal.place import JournalError
 from ..journal.reader import JournalReader
@@ -31,6 +31,7 @@ _EVENTS: Mapping[str, Callable[[Event], replay.Event]] = {
     "resumed": lambda event: Resumed(event.tick),
     "command": lambda event: Commanded(tick=event.tick, **event.detail),
     "policy": _edited,
+    "trial": lambda event: WentBack(event.detail["back_to"], event.tick, event.detail["arm"] is None),
     "plan": lambda event: Foreseen(Plan.from_json(event.detail), event.tick),
 }
 """Kinds of events that a replay must know of, and what they are to it."""

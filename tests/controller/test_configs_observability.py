@@ -68,7 +68,10 @@ def test_every_metric_that_is_asked_for_exists(tmp_path: Path) -> None:
     assert asked <= shown
     assert shown - asked <= {
         f"midcourse_{name}"
-        for name in ("step", "epoch", "attempt", "snapshots_taken_total", "checkpoints_written_total")
+        for name in (
+            *("step", "epoch", "attempt"),
+            *("snapshots_taken_total", "checkpoints_written_total", "trial_ticks_total"),
+        )
     }  # all else is on the dashboard
 
 
