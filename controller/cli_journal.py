@@ -19,7 +19,7 @@ from ..policies.types import Status
 from .journal.place import JournalError
 from .journal.reader import JournalReader
 from .journal.tables import Attempt, Event
-from .journal.tell import Story, describe, stories, tell
+from .journal.tell import Story, describe, number, stories, tell
 from .printing import add_row, dumps, new_table, plain_console, words
 
 
@@ -117,6 +117,8 @@ _HAPPENED = {
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",
     "checkpoint_failed": "checkpoint {name} failed: {reason}",
+    "regulated": "regulator {regulator}{observed}: {set}",
+    "regulator_refused": "regulator {regulator} was refused: {reason}",
     "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
 }
 """What happened to a run besides decisions that people want to know of, in words."""
@@ -132,6 +134,11 @@ def _events(happened: list[Event]) -> Table:
 
 def _in_words(event: Event) -> Mapping[str, Any]:
     """The details of an event, as the sentence about it needs them."""
+    if event.kind == "regulated":
+        values = event.detail["values"].items()
+        told = ", ".join(f"{target.removeprefix('weight/')} {number(value)}" for target, value in values)
+        observed = "" if event.detail["in_force"] else ", observed"
+        return {"regulator": event.detail["regulator"], "observed": observed, "set": told}
     if event.kind != "plan":
         return event.detail
     horizon, corners = event.detail["horizon"], event.detail["schedule"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..monitors.types import Sample
@@ -18,6 +18,7 @@ from .actuators.act import carry_out
 from .metrics import Metrics
 from .pilot import Pilot
 from .run import Run
+from .sensing import in_force, put_in_force
 
 log = logging.getLogger("midcourse")
 
@@ -30,10 +31,11 @@ COMMAND = 1
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What rank 0 has all processes do at the next batch request."""
+    """What rank 0 has all processes do at the next batch request; ``moves`` are regulators', by target."""
 
     decision: Decision | None
     verdicts: tuple[Verdict, ...]
+    moves: Mapping[str, float] = field(default_factory=dict)
 
 
 class Orders:
@@ -68,6 +70,7 @@ class Orders:
         if self._pilot is not None:
             waiting = None if self._pending is None else self._pending.decision
             self._pilot.land(waiting, self._run.clock.tick)
+            self._regulate_again(self._pilot)
 
     @property
     def flags(self) -> int:
@@ -105,9 +108,9 @@ class Orders:
             return
         decision, self.healthy = judged
         self._run.ring.judged(sample.tick, self.healthy)
-        verdicts = pilot.take_verdicts()
-        if decision is not None or verdicts:
-            self._hold(decision, verdicts)
+        verdicts, moves = pilot.take_verdicts(), pilot.take_moves()
+        if decision is not None or verdicts or moves:
+            self._hold(decision, verdicts, moves)
 
     def obey(self) -> None:
         """Between two updates: do what is due, let ramps go on, show what is in force."""
@@ -157,11 +160,18 @@ class Orders:
         self._hold(decision)
         return None
 
-    def _hold(self, decision: Decision | None, verdicts: Sequence[Verdict] = ()) -> None:
-        if self._pilot is None or (decision is None and not verdicts):
+    def _hold(
+        self,
+        decision: Decision | None,
+        verdicts: Sequence[Verdict] = (),
+        moves: Mapping[str, float] | None = None,
+    ) -> None:
+        if self._pilot is None or (decision is None and not verdicts and not moves):
             return
         kept = self._pending or Order(None, ())
-        self._pending = Order(decision or kept.decision, (*kept.verdicts, *verdicts))
+        self._pending = Order(
+            decision or kept.decision, (*kept.verdicts, *verdicts), {**kept.moves, **(moves or {})}
+        )
         self.due = self.due or self._run.ranks.world == 1
 
     def _do(self, order: Order) -> None:
@@ -176,8 +186,20 @@ class Orders:
                 run.feed.take_again(verdict.decision_id)
         if run.mix is not None and any(name.startswith("weight/") for name in touched):
             run.mix.apply_now(run.clock.tick + 1)
+        branch = run.clock.branch
         if order.decision is not None:
             self._carry_out(order.decision)
+        if run.clock.branch == branch:
+            put_in_force(run, order.moves)
+        elif self._pilot is not None:
+            self._regulate_again(self._pilot)
+
+    def _regulate_again(self, pilot: Pilot) -> None:
+        """Regulators stand where they once stood: what was ordered there and is not in force is due again."""
+        there = in_force(self._run)
+        if pilot.acting:
+            wanted = pilot.regulators.ordered()
+            self._hold(None, (), {name: value for name, value in wanted.items() if there.get(name) != value})
 
     def _carry_out(self, decision: Decision) -> Outcome:
         outcome = carry_out(self._run, decision)

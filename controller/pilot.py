@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..monitors.bank import MonitorBank, Readings
@@ -12,9 +12,11 @@ from ..monitors.plan import Plan
 from ..monitors.types import Health, Sample
 from ..policies.engine import Engine, Turn
 from ..policies.policy import Mode, Policy
+from ..policies.regulators.bank import Move, Regulators
 from ..policies.types import Decision, Disposition, Outcome, Status, Verdict
 from .journal.store import Journal, JournalError
 from .metrics import Metrics
+from .reference_losses import with_references
 
 log = logging.getLogger("midcourse")
 
@@ -39,6 +41,8 @@ class Pilot:
         self.policy = policy
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
+        self.regulators = Regulators(*with_references(policy.regulators))
+        self._moves: dict[str, float] = {}
         self._verdicts: list[Verdict] = []
         self._journal = journal
         self._metrics = metrics
@@ -97,6 +101,7 @@ class Pilot:
         """After the update: the decision to act, if any, and whether the state is one to return to."""
         began = self._clock()
         readings = self.bank.update(sample)
+        moves = self.regulators.take(sample.signals) if self.regulators else ()
         sensed = self._clock()
         turn = self.engine.tick(sample, readings)
         decided = self._clock()
@@ -104,6 +109,8 @@ class Pilot:
         if self.bank.news:
             self.bank.news = False
             self._follow_health(sample, readings)
+        if self.regulators:
+            self._regulate(moves, sample.tick)
         decision = self._take(turn, sample)
         self._metrics.sample(sample, readings)
         ended = self._clock()
@@ -137,10 +144,36 @@ class Pilot:
         self.event("plan", tick, plan.to_json())
         self.bank.plan(plan)
 
+    def start_regulators(self, shares: Mapping[str, float] | None, tick: int) -> list[str]:
+        """The training loader is known, and the user's own shares if it is a mixture: what is to be said."""
+        cannot = self.regulators.start(shares)
+        for name, reason in cannot.items():
+            self.event("regulator_refused", tick, {"regulator": name, "reason": reason})
+        self._metrics.regulators(self.regulators.shown())
+        return [f"regulator {name} refused: {reason}" for name, reason in cannot.items()]
+
+    def take_moves(self) -> dict[str, float]:
+        """What regulators want in force since the last call, by target."""
+        moves, self._moves = self._moves, {}
+        return moves
+
     def take_verdicts(self) -> list[Verdict]:
         """Verdicts since the last call: what did not help is to be withdrawn, and nothing waits any more."""
         verdicts, self._verdicts = self._verdicts, []
         return verdicts
+
+    def _regulate(self, moves: Sequence[Move], tick: int) -> None:
+        """Write down what regulators want; once nothing may be changed it is not put in force."""
+        for move in moves:
+            detail = {"regulator": move.regulator, "values": move.values, "in_force": self.acting}
+            if self._write(self._journal.event, "regulated", tick, detail) and self.acting:
+                self._moves |= move.values
+        if moves:
+            self._metrics.regulators(self.regulators.shown())
+        for error in self.regulators.take_errors():
+            log.error("%s", error)
+            self._metrics.error("regulator")
+            self._write(self._journal.event, "error", tick, {"component": "regulator", "message": error})
 
     def _take(self, turn: Turn, sample: Sample | None) -> Decision | None:
         for change in turn.phases:

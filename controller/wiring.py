@@ -25,6 +25,7 @@ from .ranks import Ranks
 from .records import Records
 from .resume import NEEDS_COUNTER, NEEDS_PREPARE, go_on, own_state
 from .run import Rollback, Run
+from .sensing import keep_only
 from .signals import Recorder
 from .start_report import report, why_not_rewind
 from .termination import Termination
@@ -280,6 +281,7 @@ class Wiring:
         if name is None:
             self._notices.append("resume: there is no checkpoint yet, so the run begins anew")
             return
+        keep_only(run, self._settings.policy.regulators)
         self.resumed = run.clock.step
         self._notices.append(f"resumed from checkpoint {name}: the run goes on after step {run.clock.step}")
         self._tell("resumed", {"checkpoint": name, "step": run.clock.step, "branch": run.clock.branch})
@@ -321,6 +323,9 @@ class Wiring:
         if feed is not None and feed.mixture is not None:
             run.mix = Mix(feed.mixture, feed, run.layers)
             self.declare_sources()
+        if self._records is not None and self._settings.policy.regulators:
+            shares = None if run.mix is None else run.mix.own
+            self._notices += self._records.pilot.start_regulators(shares, run.clock.tick)
 
     def declare_sources(self) -> None:
         """Name the sources of the mixtures that are read, once they are known."""

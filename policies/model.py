@@ -11,6 +11,7 @@ from enum import Enum
 from ..monitors.types import MonitorSpec
 from .actions import Priority, priority_of
 from .expressions import Expression
+from .regulators.law import RegulatorSpec
 from .types import Action
 
 THIS = "this"
@@ -176,11 +177,13 @@ class Policy:
     monitors: tuple[MonitorSpec, ...] = ()
     rules: tuple[Rule, ...] = ()
     limits: Limits | None = None
+    regulators: tuple[RegulatorSpec, ...] = ()
     signals: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
     source: str = "<policy>"
 
     def reads(self, signal: str) -> bool:
-        """Whether a monitor watches this signal, or an expression reads it."""
-        return signal in self.baselines or any(spec.params.get("signal") == signal for spec in self.monitors)
+        """Whether a monitor watches this signal, an expression reads it, or a regulator goes by it."""
+        watched = [spec.params.get("signal") for spec in self.monitors]
+        return signal in (*self.baselines, *watched, *(spec.signal for spec in self.regulators))

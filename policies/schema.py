@@ -8,6 +8,7 @@ from .document import Fault, Node, PolicyError, read_document
 from .model import CheckpointFormat, CheckpointPlan, LimitResponse, Limits, Mode, Policy, SnapshotPlan, Store
 from .names import Signals
 from .schema_monitors import read_monitors
+from .schema_regulators import read_regulators
 from .schema_rules import Surroundings, read_rules
 from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Whole
 
@@ -57,6 +58,7 @@ _POLICY = Record(
         "snapshots": Field(_SNAPSHOTS, _PLAN),
         "checkpoints": Field(_CHECKPOINTS, _CHECKPOINT_PLAN),
         "monitors": Field(Later(), None),
+        "regulators": Field(Later(), None),
         "rules": Field(Later(), None),
         "limits": Field(OrNothing(_LIMITS), None),
     }
@@ -80,6 +82,7 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
     monitors = read_monitors(values.get("monitors"), signals, faults)
     around = Surroundings(signals, monitors, values.get("snapshots", _PLAN))
     rules = read_rules(values.get("rules"), around, faults)
+    regulators = read_regulators(values.get("regulators"), signals, faults)
     if faults:
         return None
     return Policy(
@@ -89,6 +92,7 @@ def _build(document: Node, text: str, source: str, faults: list[Fault]) -> Polic
         checkpoints=values["checkpoints"],
         monitors=tuple(monitor.spec for monitor in monitors.values() if monitor.spec),
         rules=rules,
+        regulators=regulators,
         limits=values["limits"],
         signals=values["signals"],
         baselines=tuple(
