@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -102,7 +103,7 @@ def _print_overview(reader: JournalReader, attempt: int | None) -> None:
             state = _state(reader, life)
             add_row(lives, str(life.number), _when(life.started), state, life.mode, ticks, life.policy_source)
     console.print(str(reader.path), lives, f"signals: {', '.join(reader.signals()) or 'none'}\n", sep="\n")
-    happened = [event for event in reader.events(attempt) if event.kind in _HAPPENED]
+    happened = _shortly([event for event in reader.events(attempt) if event.kind in _HAPPENED])
     if happened:
         console.print(_events(happened))
     told = stories(reader, attempt)
@@ -117,11 +118,27 @@ _HAPPENED = {
     "resumed": "went on from checkpoint {checkpoint}, after step {step}",
     "terminated": "was asked to end by {signal}, and left",
     "checkpoint_failed": "checkpoint {name} failed: {reason}",
-    "regulated": "regulator {regulator}{observed}: {set}",
+    "regulated": "regulator {regulator} {moved} {set}",
     "regulator_refused": "regulator {regulator} was refused: {reason}",
     "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
 }
 """What happened to a run besides decisions that people want to know of, in words."""
+
+
+def _shortly(happened: list[Event]) -> list[Event]:
+    """Of each regulator's moves only the last one is told, with their number."""
+    moves = [event.detail["regulator"] for event in happened if event.kind == "regulated"]
+    count, left = Counter(moves), Counter(moves)
+    told = []
+    for event in happened:
+        if event.kind == "regulated":
+            name = event.detail["regulator"]
+            left[name] -= 1
+            if left[name]:
+                continue
+            event = replace(event, detail={**event.detail, "count": count[name]})
+        told.append(event)
+    return told
 
 
 def _events(happened: list[Event]) -> Table:
@@ -137,8 +154,9 @@ def _in_words(event: Event) -> Mapping[str, Any]:
     if event.kind == "regulated":
         values = event.detail["values"].items()
         told = ", ".join(f"{target.removeprefix('weight/')} {number(value)}" for target, value in values)
-        observed = "" if event.detail["in_force"] else ", observed"
-        return {"regulator": event.detail["regulator"], "observed": observed, "set": told}
+        moved = "moved" if event.detail["in_force"] else "would have moved"
+        moved += f" {event.detail['count']} times, last to"
+        return {"regulator": event.detail["regulator"], "moved": moved, "set": told}
     if event.kind != "plan":
         return event.detail
     horizon, corners = event.detail["horizon"], event.detail["schedule"]

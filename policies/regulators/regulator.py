@@ -44,6 +44,11 @@ class Regulator:
         self._sums: dict[str, tuple[float, int]] = {}
         self._ticks = 0
 
+    @property
+    def sets_shares(self) -> bool:
+        """Whether it sets the shares of all sources; else it gives one factor."""
+        return self._law.sets_shares
+
     def start(self, shares: Numbers | None) -> None:
         """Begin to regulate, or go on with other sources: those that are known keep their shares.
 
