@@ -149,6 +149,8 @@ class Pilot:
         cannot = self.regulators.start(shares)
         for name, reason in cannot.items():
             self.event("regulator_refused", tick, {"regulator": name, "reason": reason})
+        if self.acting:  # another loader may read the same mixture, which knows nothing of them
+            self._moves |= self.regulators.ordered()
         self._metrics.regulators(self.regulators.shown())
         return [f"regulator {name} refused: {reason}" for name, reason in cannot.items()]
 

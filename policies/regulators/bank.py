@@ -56,7 +56,7 @@ class Regulators:
         moves = []
         for regulator in self._at_work:
             try:
-                if regulator.take(signals) and regulator.news():
+                if regulator.take(signals):
                     moves.append(Move(regulator.spec.name, regulator.ordered()))
             except Exception as error:  # noqa: BLE001 - no law may end a training
                 self._fail(regulator, error)

@@ -39,6 +39,7 @@ class Regulator:
         self._fresh = self._law.state_dict()
         self._own: dict[str, float] = {}
         self._user: dict[str, float] = {}  # what holds without the regulator
+        self._began: dict[str, float] = {}  # the same, led within the bounds
         self._told: dict[str, float] = {}  # what was news last
         self._watched: dict[str, str] = {}  # the signal of each source
         self._sums: dict[str, tuple[float, int]] = {}
@@ -80,7 +81,7 @@ class Regulator:
             self._start_over(self.values)
 
     def take(self, signals: Numbers) -> bool:
-        """Take one tick's signals; whether there was an update. Raises what the law raises."""
+        """Take one tick's signals; whether there is news to put in force. Raises what the law raises."""
         for name, signal in self._watched.items():
             value = signals.get(signal)
             if value is not None and -_HUGE < value < _HUGE:
@@ -95,18 +96,7 @@ class Regulator:
         if wanted.keys() != self.values.keys() or not all(map(isfinite, wanted.values())):
             raise ValueError(f"the law gave {dict(wanted)}")
         self.values = self._bounded(wanted)
-        return True
-
-    def news(self) -> bool:
-        """Whether so much has changed since the last news that it is worth putting in force."""
-        before = self._told or self._user
-        least = {
-            name: LEAST_MOVE * (1.0 if self._law.sets_shares else value) for name, value in before.items()
-        }
-        if all(abs(value - before[name]) < least[name] for name, value in self.values.items()):
-            return False
-        self._told = dict(self.values)
-        return True
+        return self._is_news()
 
     def ordered(self) -> dict[str, float]:
         """What is to be in force, by target: the factor on ``lr``, a source's share by ``weight/NAME``.
@@ -132,6 +122,7 @@ class Regulator:
             "law": self._law.state_dict(),
             "own": dict(self._own),
             "values": dict(self.values),
+            "began": dict(self._began),
             "told": dict(self._told),
             "sums": {name: list(pair) for name, pair in self._sums.items()},
             "ticks": self._ticks,
@@ -145,8 +136,18 @@ class Regulator:
             return
         self._law.load_state_dict(state["law"])
         self.values, self._told = dict(state["values"]), dict(state["told"])
+        self._began = dict(state["began"])
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
         self._ticks = state["ticks"]
+
+    def _is_news(self) -> bool:
+        """Whether so much has changed since the last news that it is worth putting in force."""
+        before = self._told or self._user
+        least = LEAST_MOVE if self.sets_shares else LEAST_MOVE * before[""]
+        if all(abs(value - before[name]) < min(least, self.spec.rate) for name, value in self.values.items()):
+            return False
+        self._told = dict(self.values)
+        return True
 
     def _start_over(self, known: Numbers) -> None:
         """From the user's own values, but for what is known of a source already."""
@@ -157,14 +158,13 @@ class Regulator:
         self.values = {name: known.get(name, value) for name, value in self._user.items()}
         if own:
             self.values = self._within(self.values, {}, {})
+        self._began = dict(self.values)
 
     def _bounded(self, wanted: Numbers) -> dict[str, float]:
-        rate, now = self.spec.rate, self.values
-        return self._within(
-            wanted,
-            {n: value - rate for n, value in now.items()},
-            {n: value + rate for n, value in now.items()},
-        )
+        """The rate counts from what is in force: what was not worth putting there is part of a later move."""
+        rate, held = self.spec.rate, self._told or self._began
+        low = {name: value - rate for name, value in held.items()}
+        return self._within(wanted, low, {name: value + rate for name, value in held.items()})
 
     def _within(self, wanted: Numbers, low: Numbers, high: Numbers) -> dict[str, float]:
         """Floor and ceiling go before other bounds."""
