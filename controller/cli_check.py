@@ -52,6 +52,7 @@ def _summary(policy: Policy) -> dict[str, Any]:
         "mode": policy.mode.value,
         "monitors": [monitor.name for monitor in policy.monitors],
         "rules": [rule.name for rule in policy.rules],
+        "regulators": [regulator.name for regulator in policy.regulators],
         "actions": sorted(actions),
     }
 
@@ -60,4 +61,6 @@ def _told(policy: Policy) -> str:
     summary = _summary(policy)
     lines = [f"{policy.source}: ok, mode {summary['mode']}"]
     lines += [f"  {key}: {', '.join(summary[key]) or 'none'}" for key in ("monitors", "rules", "actions")]
+    if policy.regulators:
+        lines.append(f"  regulators: {', '.join(summary['regulators'])}")
     return "\n".join(lines)

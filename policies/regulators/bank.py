@@ -59,9 +59,7 @@ class Regulators:
                 if regulator.take(signals):
                     moves.append(Move(regulator.spec.name, regulator.ordered()))
             except Exception as error:  # noqa: BLE001 - no law may end a training
-                self._fail(regulator, error)
-        if self._errors:
-            self._at_work = [each for each in self._at_work if each.spec.name not in self._failed]
+                self._switch_off(regulator, error)
         return moves
 
     def ordered(self) -> dict[str, float]:
@@ -83,10 +81,14 @@ class Regulators:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state; who has none there begins anew. What is switched off stays so."""
-        for regulator in list(self._at_work):
-            regulator.load_state_dict(state.get(regulator.spec.name, {}))
+        for regulator in self._at_work:
+            try:
+                regulator.load_state_dict(state.get(regulator.spec.name, {}))
+            except Exception as error:  # noqa: BLE001 - nor may a state that it cannot take
+                self._switch_off(regulator, error)
 
-    def _fail(self, regulator: Regulator, error: Exception) -> None:
+    def _switch_off(self, regulator: Regulator, error: Exception) -> None:
         name = regulator.spec.name
         self._failed.add(name)
+        self._at_work = [each for each in self._at_work if each is not regulator]
         self._errors.append(f"regulator {name} is switched off: {type(error).__name__}: {error}")

@@ -24,7 +24,8 @@ class Proportional(Law):
     Args:
         target: the value at which the signal is to be held, above 0.
         gain: exponent. Below 1 it creeps up to the target, from 2 on it would swing; 0.5 allows for a signal
-            that answers a tick or two late.
+            that answers a tick or two late. Negative where the signal falls as the factor rises, as a
+            source's loss does with its weight.
         dead_band: the factor stays where the signal is within this share of the target: noise is no error.
 
     >>> law = Proportional(target=0.001, gain=0.5)
@@ -34,7 +35,7 @@ class Proportional(Law):
 
     keys: ClassVar[Mapping[str, Field]] = {
         "target": Field(Real(0, 1e6, is_open=True)),
-        "gain": Field(Real(0, 2, is_open=True), 0.5),
+        "gain": Field(Real(-2, 2), 0.5),
         "dead_band": Field(Real(0, 1), 0.1),
     }
     sets_shares: ClassVar[bool] = False

@@ -106,15 +106,18 @@ def test_the_worst_source_gets_more_within_floor_ceiling_and_rate(tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("at", [30, 33, 42])
-def test_a_replay_is_exact_with_shares_that_were_still_to_come(tmp_path: Path, at: int) -> None:
-    """A snapshot may lie between a move and the batch from which it holds."""
-    straight = uneven(tmp_path / "straight", policy())
-    back = uneven(tmp_path / "back", policy(), triggers={at: 1.0})
+@pytest.mark.parametrize(("at", "every"), [(30, 4), (42, 4), (33, 1)])
+def test_a_replay_is_exact_with_shares_that_were_still_to_come(tmp_path: Path, at: int, every: int) -> None:
+    """A snapshot may lie between a move and the batch from which it holds, or between several."""
+    text = policy().replace("every: 4", f"every: {every}")
+    straight = uneven(tmp_path / "straight", text)
+    back = uneven(tmp_path / "back", text, triggers={at: 1.0})
     with JournalReader(tmp_path / "back") as journal:
         [outcome] = journal.outcomes()
     target = outcome.details["rollback"]["target_tick"]
     assert outcome.status is Status.APPLIED
+    held = [move for move in told(tmp_path / "back") if move.tick <= target][-1]
+    assert outcome.details["rollback"]["regulated"] == held.detail["values"]
     assert back.ids == straight.ids[:at] + straight.ids[target:]
     assert back.losses == straight.losses[:at] + straight.losses[target:]
     assert back.matches(straight)
@@ -183,6 +186,21 @@ def test_the_update_ratio_is_held_at_its_target(tmp_path: Path, rate: float) -> 
     assert free > 2 * 0.004
     assert last == pytest.approx(0.004, rel=0.25)
     assert all("lr" in move.detail["values"] for move in told(tmp_path))
+
+
+def test_one_source_s_weight_may_hold_a_signal(tmp_path: Path) -> None:
+    text = """
+version: 1
+regulators:
+  fit: {law: proportional, signal: loss/source=c, target: 0.1, actuator: weight/c, every: 4, ceiling: 3,
+        gain: -0.1}
+"""
+    uneven(tmp_path, text, epochs=2)
+    _, last = mixes(tmp_path)[-1]
+    assert last["a"] == pytest.approx(last["b"])
+    assert last["c"] > 0.4, "in the mix the factor counts as the author's own weight times it"
+    factor = told(tmp_path)[-1].detail["values"]["weight/c"] * 3
+    assert 1.5 < factor <= 3.0
 
 
 def test_a_replay_is_exact_with_a_regulated_rate(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def test_proportional_by_hand() -> None:
     law = LAWS["proportional"](target=2.0, gain=0.5, dead_band=0.1)
     rounds: list[Numbers] = [{"": 8.0}, {"": 2.15}, {"": 0.5}, {"": 0.0}, {"": -3.0}]
     assert course(law, {"": 1.0}, rounds) == [[0.5], [0.5], [1.0], [1.0], [1.0]]
+    against = LAWS["proportional"](target=2.0, gain=-0.5)
+    assert course(against, {"": 1.0}, rounds[:1]) == [[2.0]]
 
 
 def test_proportional_leaves_its_bound_at_once() -> None:
