@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..policies.names import matches
-from ..policies.policy import RegulatorSpec
 from .learning_rate import TARGET
 from .mix import target
 from .pilot import Pilot
@@ -65,11 +63,9 @@ def put_in_force(run: Run, values: Mapping[str, float]) -> None:
     _replace(run, {**in_force(run), **values})
 
 
-def keep_only(run: Run, specs: Sequence[RegulatorSpec]) -> None:
-    """Give up what regulators have set that the policy does not have any more."""
-    targets = [spec.actuator for spec in specs]
-    kept = {name: value for name, value in in_force(run).items() if any(matches(name, t) for t in targets)}
-    _replace(run, kept)
+def keep_only(run: Run, targets: Collection[str]) -> None:
+    """Give up what regulators have set on other targets: their policy has changed, and they began anew."""
+    _replace(run, {name: value for name, value in in_force(run).items() if name in targets})
 
 
 def _replace(run: Run, values: Mapping[str, float]) -> None:

@@ -281,7 +281,8 @@ class Wiring:
         if name is None:
             self._notices.append("resume: there is no checkpoint yet, so the run begins anew")
             return
-        keep_only(run, self._settings.policy.regulators)
+        ordered = None if self._records is None else list(self._records.pilot.regulators.ordered())
+        keep_only(run, run.ranks.share(ordered))
         self.resumed = run.clock.step
         self._notices.append(f"resumed from checkpoint {name}: the run goes on after step {run.clock.step}")
         self._tell("resumed", {"checkpoint": name, "step": run.clock.step, "branch": run.clock.branch})
@@ -325,7 +326,11 @@ class Wiring:
             self.declare_sources()
         if self._records is not None and self._settings.policy.regulators:
             shares = None if run.mix is None else run.mix.own
-            self._notices += self._records.pilot.start_regulators(shares, run.clock.tick)
+            for line in self._records.pilot.start_regulators(shares, run.clock.tick):
+                if self._reported:
+                    log.warning("%s", line)
+                else:
+                    self._notices.append(line)
 
     def declare_sources(self) -> None:
         """Name the sources of the mixtures that are read, once they are known."""

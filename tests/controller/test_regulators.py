@@ -154,6 +154,16 @@ def test_a_policy_without_the_regulator_goes_back_to_the_users_own_mix(tmp_path:
     assert mixes(tmp_path)[-1][1] == pytest.approx(dict.fromkeys("abc", 1 / 3))
 
 
+def test_a_regulator_whose_constants_have_changed_begins_anew(tmp_path: Path) -> None:
+    with pytest.raises(Died):
+        uneven(tmp_path, policy(checkpoints="5"), die_at=42)
+    before = len(mixes(tmp_path))
+    uneven(tmp_path, policy(checkpoints="5").replace("rate: 0.05", "rate: 0.06"), resume="auto")
+    after = mixes(tmp_path)[before:]
+    assert after[0][1] == pytest.approx(dict.fromkeys("abc", 1 / 3)), "from the user's own mix"
+    assert any(shares["c"] > 0.38 for _, shares in after[1:])
+
+
 def test_in_observe_mode_moves_are_written_down_and_the_run_is_as_it_was(tmp_path: Path) -> None:
     bare = uneven(None, "", epochs=2)
     watched = uneven(tmp_path, policy(mode="observe"), epochs=2)
