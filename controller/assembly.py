@@ -21,6 +21,7 @@ from .ranks import Ranks
 from .records import Records
 from .ring import Ring
 from .run import Rollback, Run
+from .sensing import Sensing
 from .shards import local
 from .signals import Recorder
 from .snapshots import fit_alike
@@ -45,7 +46,7 @@ def assemble_run(
 ) -> Run:
     """The run around an inner torch optimizer, before its loader is known."""
     plan, layers = policy.snapshots, Layers()
-    return Run(
+    run = Run(
         accelerator=accelerator,
         optimizer=optimizer,
         directory=directory,
@@ -68,9 +69,10 @@ def assemble_run(
         checkpoints=Checkpoints(
             directory, policy.checkpoints, ranks, _untold if records is None else records.told
         ),
-        detectors=NoDetectors() if records is None else records.pilot.bank,
         on_rollback=on_rollback,
     )
+    run.detectors = Sensing(run, None if records is None else records.pilot)
+    return run
 
 
 def assemble_cycle(
@@ -122,18 +124,3 @@ def assemble_cycle(
 
 def _untold(kind: str, tick: int, detail: Mapping[str, Any]) -> None:
     """Ranks other than 0 keep no records."""
-
-
-class NoDetectors:
-    """On ranks other than 0 nothing is sensed, so nothing is to be restored."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take over."""
-
-    def facts(self) -> dict[str, dict[str, float]]:
-        """Nothing."""
-        return {}

@@ -78,6 +78,7 @@ def _summary(policy: Policy) -> dict[str, Any]:
         "extends": list(policy.extends),
         "monitors": [monitor.name for monitor in policy.monitors],
         "rules": [rule.name for rule in policy.rules],
+        "regulators": [regulator.name for regulator in policy.regulators],
         "actions": sorted(actions),
     }
 
@@ -88,4 +89,6 @@ def _told(policy: Policy) -> str:
     if policy.extends:
         lines.append(f"  extends: {', '.join(policy.extends)}")
     lines += [f"  {key}: {', '.join(summary[key]) or 'none'}" for key in ("monitors", "rules", "actions")]
+    if policy.regulators:
+        lines.append(f"  regulators: {', '.join(summary['regulators'])}")
     return "\n".join(lines)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..policies.types import Status
 from .journal.place import JournalError
 from .journal.reader import JournalReader
 from .journal.tables import Attempt, Event
-from .journal.tell import Story, describe, stories, tell
+from .journal.tell import Story, describe, number, stories, tell
 from .printing import add_row, dumps, new_table, plain_console, words
 
 
@@ -108,7 +109,7 @@ def _print_overview(reader: JournalReader, attempt: int | None) -> None:
             state = _state(reader, life)
             add_row(lives, str(life.number), _when(life.started), state, life.mode, ticks, life.policy_source)
     console.print(str(reader.path), lives, f"signals: {', '.join(reader.signals()) or 'none'}\n", sep="\n")
-    happened = [event for event in reader.events(attempt) if event.kind in _HAPPENED]
+    happened = _shortly([event for event in reader.events(attempt) if event.kind in _HAPPENED])
     if happened:
         console.print(_events(happened))
     told = stories(reader, attempt)
@@ -128,9 +129,27 @@ _HAPPENED = {
     "policy": "the policy was edited: {changes}",
     "policy_refused": "an edited policy was not taken up: {problems}",
     "trial": "{what}",
+    "regulated": "regulator {regulator} {moved} {set}",
+    "regulator_refused": "regulator {regulator} was refused: {reason}",
     "data_changed": "pass {epoch}, batch {batch}: the data set gave another batch than before",
 }
 """What happened to a run besides decisions that people want to know of, in words."""
+
+
+def _shortly(happened: list[Event]) -> list[Event]:
+    """Of each regulator's moves only the last one is told, with their number."""
+    moves = [event.detail["regulator"] for event in happened if event.kind == "regulated"]
+    count, left = Counter(moves), Counter(moves)
+    told = []
+    for event in happened:
+        if event.kind == "regulated":
+            name = event.detail["regulator"]
+            left[name] -= 1
+            if left[name]:
+                continue
+            event = replace(event, detail={**event.detail, "count": count[name]})
+        told.append(event)
+    return told
 
 
 def _events(happened: list[Event]) -> Table:
@@ -153,6 +172,12 @@ def _in_words(event: Event) -> Mapping[str, Any]:
             f"{decision} is over: the run goes on from" if arm is None else f"{decision}: arm {arm} begins at"
         )
         return {"what": f"the trial {what} the state of tick {tick}"}
+    if event.kind == "regulated":
+        values = event.detail["values"].items()
+        told = ", ".join(f"{target.removeprefix('weight/')} {number(value)}" for target, value in values)
+        moved = "moved" if event.detail["in_force"] else "would have moved"
+        moved += f" {event.detail['count']} times, last to"
+        return {"regulator": event.detail["regulator"], "moved": moved, "set": told}
     if event.kind != "plan":
         return event.detail
     horizon, corners = event.detail["horizon"], event.detail["schedule"]

@@ -28,6 +28,8 @@ class LearningRate:
         self._layers = layers
         self._own: list[float | torch.Tensor] | None = None
         self.effective = float("nan")
+        self.regulated = 1.0
+        """A regulator's factor on the user's own rate: the lowest layer, below the overrides."""
         self.multiplier = 1.0
         """Effective over scheduled rate of the last update; 1 where nothing overrides it."""
 
@@ -41,7 +43,7 @@ class LearningRate:
         """Put the effective rates in place for the step that begins now."""
         self.release()
         groups = self._optimizer.param_groups
-        if not self._layers.touches(TARGET):
+        if self.regulated == 1.0 and not self._layers.touches(TARGET):
             self.effective = float(groups[0]["lr"])
             self.multiplier = 1.0
             return
@@ -62,7 +64,7 @@ class LearningRate:
         self._own = None
 
     def rates(self, tick: int) -> list[float]:
-        """Effective rate of each group: the scheduled one times the factors in force.
+        """Effective rate of each group: the scheduled one times the factors in force, a regulator's first.
 
         A set rate is the largest group's; the others keep their ratio to it.
         """
@@ -70,7 +72,7 @@ class LearningRate:
         top = max(scheduled)
         shares = [rate / top if top > 0.0 else 1.0 for rate in scheduled]
         return [
-            self._layers.value(TARGET, rate, tick, share)
+            self._layers.value(TARGET, rate * self.regulated, tick, share)
             for rate, share in zip(scheduled, shares, strict=True)
         ]
 

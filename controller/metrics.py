@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 HEALTH_CODES = {health: code for code, health in enumerate(Health)}
 PHASE_CODES = {phase: code for code, phase in enumerate(Phase)}
-COMPONENTS = ("checkpoint", "controller", "journal", "monitor", "probe", "notify", "metrics")
+COMPONENTS = ("checkpoint", "controller", "journal", "monitor", "regulator", "probe", "notify", "metrics")
 WEIGHT_PREFIX = "weight/"  # override targets of the data mix; the others are multipliers
 MAX_SIGNALS = 256  # of names that a user makes up while the run goes on
 
@@ -75,6 +75,7 @@ class Metrics(Collector):
         self._acting = policy.mode is Mode.ACT
         self._multipliers = {"lr": 1.0}
         self._weights: dict[str, float] = {}
+        self._regulators: Mapping[str, Mapping[str, float]] = {}
         self._phases: dict[tuple[str, str], Phase] = {}
         self._interventions: dict[str, float] = {}
         self._decisions = self._actions = self._verdicts = Counter[tuple[str, ...]]()
@@ -180,6 +181,10 @@ class Metrics(Collector):
         else:
             self._multipliers[target] = value
 
+    def regulators(self, outputs: Mapping[str, Mapping[str, float]]) -> None:
+        """What each regulator gives now: shares by ``weight/SOURCE``, or a factor by its actuator."""
+        self._regulators = outputs
+
     def error(self, component: str) -> None:
         """Count a fault of Midcourse itself."""
         self._errors[(component,)] += 1
@@ -273,6 +278,13 @@ class Metrics(Collector):
         weights = [((source,), value) for source, value in dict(self._weights).items()]
         yield _gauge("multiplier", "Product of the overrides on a target.", ("target",), multipliers)
         yield _gauge("source_weight", "Weight of a data source as drawn.", ("source",), weights)
+        outputs = [
+            ((name, target), value)
+            for name, values in self._regulators.items()
+            for target, value in values.items()
+        ]
+        help = "What a regulator wants: the share of a source, or a factor on the user's own value."
+        yield _gauge("regulator_output", help, ("regulator", "target"), outputs)
 
     def _own(self) -> Iterator[Metric]:
         kept = self._snapshots

@@ -1,9 +1,9 @@
-"""The data mix in force: the mixture's own weights under the live overrides."""
+"""The data mix in force: the mixture's own weights, or a regulator's, under the live overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .feed import Feed
 from .mixture import Mixture
@@ -13,14 +13,27 @@ from .places import Place
 STAGE = 0.05
 """A ramp changes the mix in stages of this size: each change is an entry in the mixture's history."""
 
+COURSE = 1024
+"""Changes by regulators that are remembered: as many as a rollback may go back over."""
+
+Shares = Mapping[str, float]
+
 
 def target(source: str) -> str:
     """The override target of a source's weight."""
     return f"weight/{source}"
 
 
+class _Regulated(NamedTuple):
+    """From the draw ``at`` on these shares hold; that was settled when the next draw was ``settled``."""
+
+    at: int
+    settled: int
+    shares: Shares
+
+
 class Mix:
-    """Keeps a mixture's weights equal to what the overrides make of its own ones.
+    """Keeps a mixture's weights equal to what regulators and overrides make of its own ones.
 
     Args:
         mixture: The stream of the training loader.
@@ -29,12 +42,15 @@ class Mix:
     """
 
     def __init__(self, mixture: Mixture, feed: Feed, layers: Layers) -> None:
+        self.regulated: Shares = {}
+        """Shares that regulators set in place of the author's own: the lowest layer, below the overrides."""
         self._mixture = mixture
         self._feed = feed
         self._layers = layers
         self._base = dict(mixture.base_weights)
         self._total = sum(self._base.values())
         self._applied = mixture.weights_at(feed.draw)
+        self._course: list[_Regulated] = []
         self._told: Mapping[str, float] | None = None  # the weights that were last told
         self._version = -1  # of the mixture's history, up to which all was told
 
@@ -42,6 +58,11 @@ class Mix:
     def names(self) -> tuple[str, ...]:
         """The sources."""
         return self._mixture.names
+
+    @property
+    def own(self) -> dict[str, float]:
+        """The shares of the author's own mix, summing to 1, of those sources that it draws from."""
+        return {name: weight / self._total for name, weight in self._base.items() if weight > 0.0}
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -67,10 +88,12 @@ class Mix:
         return {name: weight / total for name, weight in weights.items()}
 
     def wanted(self, tick: int) -> dict[str, float]:
-        """The weights that the overrides ask for at this tick."""
+        """The weights that regulators and overrides ask for at this tick."""
         return {name: self._wanted(name, base, tick) for name, base in self._base.items()}
 
     def _wanted(self, name: str, base: float, tick: int) -> float:
+        if name in self.regulated:
+            return self._layers.value(target(name), self.regulated[name], tick) * self._total
         if not self._layers.touches(target(name)):
             # The author's own number, not one that went through a division: the stream must stay the same.
             return base
@@ -82,19 +105,36 @@ class Mix:
         self._feed.refresh()
 
     def follow(self, tick: int) -> None:
-        """Let a ramp go on: in stages, once what is prefetched has been consumed."""
-        if not self._layers and self._applied == self._base:
+        """Put the wanted weights in force once what is prefetched is consumed; a ramp goes in stages."""
+        if not self._layers and not self.regulated and self._applied == self._base:
             return
         wanted = self.wanted(tick)
         if wanted == self._applied:
             return
-        arrived = not any(self._layers.touches(target(name)) for name in wanted)
-        if arrived or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE * self._total:
+        ramps = any(self._layers.fades(target(name), tick) for name in wanted)
+        if not ramps or max(abs(wanted[n] - self._applied[n]) for n in wanted) >= STAGE * self._total:
             self._set(wanted, self._feed.draw + self._prefetched())
 
     def rewind(self, place: Place, tick: int) -> None:
-        """Before the feed goes back: forget the abandoned branch's weights, put those of now in force."""
-        self._set(self.wanted(tick), self._feed.draw_at(place))
+        """Before the feed goes back: forget the abandoned branch's weights, put those of now in force.
+
+        What regulators had settled by then comes in force at the same draws again, so that what is taken
+        again is the same.
+        """
+        draw = self._feed.draw_at(place)
+        course = [change for change in self._course if change.settled <= draw]
+        ahead = [change for change in course if change.at > draw]
+        before = course[: len(course) - len(ahead)]
+        self._course = before
+        newest = self.regulated
+        if ahead and ahead[-1].shares == newest:
+            self.regulated = before[-1].shares if before else {}
+            self._set(self.wanted(tick), draw, draw)
+            for change in ahead:
+                self.regulated = change.shares
+                self._set(self.wanted(tick), change.at, change.settled)
+        else:
+            self._set(self.wanted(tick), draw, draw)
         self._told, self._version = None, -1  # monitors go back to what they knew there
 
     def put_back(self, state: Mapping[str, Any]) -> None:
@@ -104,14 +144,23 @@ class Mix:
 
     def state_dict(self) -> dict[str, Any]:
         """The mixture's weight history and the weights in force, as JSON."""
-        return {"mixture": self._mixture.state_dict(), "applied": self._applied, "told": self._told}
+        return {
+            "mixture": self._mixture.state_dict(),
+            "applied": self._applied,
+            "told": self._told,
+            "regulated": dict(self.regulated),
+            "course": list(map(list, self._course)),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict``."""
         self._mixture.load_state_dict(state["mixture"])
         self._applied, self._told = dict(state["applied"]), state.get("told")
+        self.regulated = dict(state.get("regulated", {}))
+        self._course = [_Regulated(*change) for change in state.get("course", ())]
 
-    def _set(self, weights: dict[str, float], at: int) -> None:
+    def _set(self, weights: dict[str, float], at: int, settled: int | None = None) -> None:
+        """Let weights hold from the draw ``at`` on; ``settled`` is the draw at which that was decided."""
         if not any(weights.values()):
             # Overrides may end so that no source is left: what is in force stays.
             weights = self._applied
@@ -119,6 +168,10 @@ class Mix:
         self._mixture.truncate(at)
         self._mixture.set_weights(weights, at=at)
         self._applied = weights
+        if self.regulated or self._course:
+            settled = self._feed.draw if settled is None else settled
+            earlier = [change for change in self._course[-COURSE:] if change.at < at]
+            self._course = [*earlier, _Regulated(at, settled, self.regulated)]
 
     def _prefetched(self) -> int:
         """Draws that may have been made ahead: the workers' queues and Accelerate's one batch."""

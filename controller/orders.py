@@ -19,6 +19,7 @@ from .actuators.act import carry_out
 from .metrics import Metrics
 from .pilot import News, Pilot
 from .run import Run
+from .sensing import in_force, put_in_force
 from .trial import Trial
 
 log = logging.getLogger("midcourse")
@@ -82,6 +83,7 @@ class Orders:
         if self._pilot is not None:
             waiting = None if self._pending is None else self._pending.decision
             self._pilot.land(waiting, self._run.clock.tick)
+            self._regulate_again(self._pilot)
 
     @property
     def flags(self) -> int:
@@ -220,6 +222,7 @@ class Orders:
                 run.feed.take_again(verdict.decision_id)
         if run.mix is not None and any(name.startswith("weight/") for name in touched):
             run.mix.apply_now(run.clock.tick + 1)
+        branch = run.clock.branch
         if order.decision is not None and order.decision.actions[0].name == "trial":
             trial = Trial(
                 run,
@@ -232,6 +235,18 @@ class Orders:
             self._follow(trial, trial.begin())
         elif order.decision is not None:
             self._carry_out(order.decision)
+        if run.clock.branch == branch:
+            put_in_force(run, news.moves)
+        elif self._pilot is not None:
+            self._regulate_again(self._pilot)
+
+    def _regulate_again(self, pilot: Pilot) -> None:
+        """Regulators stand where they once stood: what was ordered there and is not in force is due again."""
+        there = in_force(self._run)
+        if pilot.acting:
+            wanted = pilot.regulators.ordered()
+            moves = {name: value for name, value in wanted.items() if there.get(name) != value}
+            self._hold(None, News(moves=moves))
 
     def _keep_target(self, decision: Decision) -> None:
         """Keep what a decision that waits for approval would go back to."""
@@ -245,6 +260,8 @@ class Orders:
         self._trial = trial if outcome is None else None
         if outcome is not None:
             self._ask(Pilot.settle, outcome)
+            if self._pilot is not None:
+                self._regulate_again(self._pilot)
 
     def _tell(self, kind: str, tick: int, detail: Mapping[str, Any]) -> None:
         self._ask(Pilot.event, kind, tick, detail)

@@ -212,6 +212,7 @@ def objections(before: Policy, after: Policy) -> list[str]:
         "snapshots": (before.snapshots, after.snapshots),
         "checkpoints": (before.checkpoints, after.checkpoints),
         "signals": (before.signals, after.signals),
+        "regulators": (before.regulators, after.regulators),
     }
     found = [
         f"'{key}' cannot change while the run goes on: put it back, or start the run again (resume)"

@@ -92,6 +92,10 @@ class Layers:
         # Mostly there are none at all.
         return bool(self._layers) and any(layer.target == target for layer in self._layers)
 
+    def fades(self, target: str, tick: int) -> bool:
+        """Whether any layer on the target is on its way out."""
+        return any(layer.target == target and layer.strength(tick) < 1.0 for layer in self._layers)
+
     def setting(self, target: str, tick: int) -> tuple[float, float]:
         """Value and strength of the newest SET layer on the target; (0, 0) where there is none."""
         for layer in reversed(self._layers):

@@ -14,10 +14,12 @@ from ..monitors.types import Health, Sample
 from ..policies.engine import Command, Engine, Turn
 from ..policies.evidence import measured_now
 from ..policies.policy import Mode, Policy
+from ..policies.regulators.bank import Move, Regulators
 from ..policies.types import Decision, Disposition, Outcome, Reply, Status, Verdict
 from .journal.store import Journal, JournalError
 from .metrics import Metrics
 from .outside import LOOK_SECONDS, Outside, difference, objections
+from .reference_losses import with_references
 
 log = logging.getLogger("midcourse")
 
@@ -27,22 +29,25 @@ class News:
     """What all processes must know of besides an act.
 
     ``verdicts`` close what waited for them. Decisions that were ``asked`` about need the state that they
-    would go back to until they are ``answered``. ``withdraw``: the overrides in force are taken back.
+    would go back to until they are ``answered``. ``moves`` are regulators', by target. ``withdraw``: the
+    overrides in force are taken back.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
     asked: list[Decision] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
+    moves: dict[str, float] = field(default_factory=dict)
     withdraw: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.verdicts or self.asked or self.answered or self.withdraw)
+        return bool(self.verdicts or self.asked or self.answered or self.moves or self.withdraw)
 
     def extend(self, other: News) -> None:
         """Append what came later."""
         self.verdicts += other.verdicts
         self.asked += other.asked
         self.answered += other.answered
+        self.moves |= other.moves
         self.withdraw = self.withdraw or other.withdraw
 
 
@@ -68,6 +73,7 @@ class Pilot:
         self.policy = policy
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
+        self.regulators = Regulators(*with_references(policy.regulators))
         self._news = News()
         self._outside = outside
         self._look_at: float | None = None  # the first look comes before the first sample
@@ -133,6 +139,8 @@ class Pilot:
             self._look(sample.tick - 1)
         began = self._clock()
         readings = self.bank.update(sample)
+        resting = not self.regulators or self.engine.trying
+        moves = () if resting else self.regulators.take(sample.signals)
         sensed = self._clock()
         turn = self.engine.tick(sample, readings)
         decided = self._clock()
@@ -140,6 +148,8 @@ class Pilot:
         if self.bank.news:
             self.bank.news = False
             self._follow_health(sample, readings)
+        if self.regulators:
+            self._regulate(moves, sample.tick)
         decision = self._take(turn, sample)
         self._metrics.sample(sample, readings)
         ended = self._clock()
@@ -246,6 +256,29 @@ class Pilot:
 
     def _show_mode(self) -> None:
         self._metrics.mode(Mode.ACT if self.engine.acting else Mode.OBSERVE)
+
+    def start_regulators(self, shares: Mapping[str, float] | None, tick: int) -> list[str]:
+        """The training loader is known, and the user's own shares if it is a mixture: what is to be said."""
+        cannot = self.regulators.start(shares)
+        for name, reason in cannot.items():
+            self.event("regulator_refused", tick, {"regulator": name, "reason": reason})
+        if self.acting:  # another loader may read the same mixture, which knows nothing of them
+            self._news.moves |= self.regulators.ordered()
+        self._metrics.regulators(self.regulators.shown())
+        return [f"regulator {name} refused: {reason}" for name, reason in cannot.items()]
+
+    def _regulate(self, moves: Sequence[Move], tick: int) -> None:
+        """Write down what regulators want; once nothing may be changed it is not put in force."""
+        for move in moves:
+            detail = {"regulator": move.regulator, "values": move.values, "in_force": self.acting}
+            if self._write(self._journal.event, "regulated", tick, detail) and self.acting:
+                self._news.moves |= move.values
+        if moves:
+            self._metrics.regulators(self.regulators.shown())
+        for error in self.regulators.take_errors():
+            log.error("%s", error)
+            self._metrics.error("regulator")
+            self._write(self._journal.event, "error", tick, {"component": "regulator", "message": error})
 
     def _take(self, turn: Turn, sample: Sample | None) -> Decision | None:
         for change in turn.phases:

@@ -58,7 +58,7 @@ class Run:
     ring: Ring
     state: TrainingState
     checkpoints: Checkpoints
-    detectors: Detectors
+    detectors: Detectors = field(init=False)
     feed: Feed | None = None
     mix: Mix | None = None
     rewinds: str | None = None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..policies.policy import CheckpointFormat, Mode, Policy
+from ..policies.regulators.law import MIX
 from ..policies.smells import smells_of
 from . import streams
 from .run import Run
@@ -83,6 +84,7 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
             "bytes": run.ring.bytes_when_full(tensors),
         },
         "smells": smells,
+        "regulators": [spec.name for spec in policy.regulators],
         "notices": notices,
     }
     ways_on = "forward, skip and replay" if run.rewinds is None else f"forward only: {run.rewinds}"
@@ -94,6 +96,7 @@ def report(run: Run, policy: Policy, mode: Mode, notices: list[str]) -> StartRep
         f"rollback goes on by {ways_on}",
         f"snapshots: {_snapshots(run, policy, tensors) if mode is Mode.ACT else NO_SNAPSHOTS}",
         f"checkpoints: {_checkpoints(run)}",
+        *([f"regulators: {_regulators(policy)}"] if policy.regulators else []),
         *smells,
         *notices,
     ]
@@ -114,6 +117,14 @@ def _checkpoints(run: Run) -> str:
     if plan.format is CheckpointFormat.ACCELERATE:
         written = "by accelerator.save_state, which the training waits for"
     return f"every {plan.every} ticks to {run.checkpoints.folder}, {written}; {plan.keep} are kept"
+
+
+def _regulators(policy: Policy) -> str:
+    return "; ".join(
+        f"{spec.name} sets {'the mix' if spec.actuator == MIX else spec.actuator} "
+        f"by {spec.law} of {spec.signal} every {spec.every} ticks"
+        for spec in policy.regulators
+    )
 
 
 def _is_deterministic() -> bool:

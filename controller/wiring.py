@@ -26,6 +26,7 @@ from .ranks import Ranks
 from .records import Records
 from .resume import NEEDS_COUNTER, NEEDS_PREPARE, go_on, own_state
 from .run import Rollback, Run
+from .sensing import keep_only
 from .signals import Recorder
 from .start_report import report, why_not_rewind
 from .termination import Termination
@@ -284,6 +285,8 @@ class Wiring:
         if name is None:
             self._notices.append("resume: there is no checkpoint yet, so the run begins anew")
             return
+        ordered = None if self._records is None else list(self._records.pilot.regulators.ordered())
+        keep_only(run, run.ranks.share(ordered))
         self.resumed = run.clock.step
         self._notices.append(f"resumed from checkpoint {name}: the run goes on after step {run.clock.step}")
         self._tell("resumed", {"checkpoint": name, "step": run.clock.step, "branch": run.clock.branch})
@@ -326,6 +329,13 @@ class Wiring:
         if feed is not None and feed.mixture is not None:
             run.mix = Mix(feed.mixture, feed, run.layers)
             self.declare_sources()
+        if self._records is not None and self._settings.policy.regulators:
+            shares = None if run.mix is None else run.mix.own
+            for line in self._records.pilot.start_regulators(shares, run.clock.tick):
+                if self._reported:
+                    log.warning("%s", line)
+                else:
+                    self._notices.append(line)
 
     def declare_sources(self) -> None:
         """Name the sources of the mixtures that are read, once they are known."""

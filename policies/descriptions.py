@@ -56,6 +56,23 @@ _RULES = {
     "verify.within": "Ticks after the act at which it is judged.",
     "verify.expect": "The condition that must hold then; may read `before.*`, and `target.*` of a rollback.",
 }
+_REGULATORS = {
+    "regulators": "Continuous control on a cadence, below all that rules do.",
+    "regulators.law": "How an update goes: what the shares of the sources, or a factor, become.",
+    "regulators.signal": "What it goes by; with a star, one of each source.",
+    "regulators.every": "How often it is updated, in ticks.",
+    "regulators.floor": "The least share of a source, or the least factor.",
+    "regulators.ceiling": "The greatest share of a source, or the greatest factor.",
+    "regulators.rate": "How far a share, or the factor, moves at most in one update.",
+    "regulators.actuator": "What the factor is on: `lr`, or `weight/NAME` of a source.",
+    "regulators.step": "How far one update goes in the exponent of the shares.",
+    "regulators.smoothing": "How much of the new is taken in, or of equal shares mixed in: see the law.",
+    "regulators.scale": "By how much a reward is divided.",
+    "regulators.reference": "The losses to compare with: by source, or a file or finished run that has them.",
+    "regulators.target": "Where the signal is to be held.",
+    "regulators.gain": "How much of the distance, in logarithms, one update makes good.",
+    "regulators.dead_band": "The relative distance from the target within which nothing moves.",
+}
 _HOLD = "Ticks that it holds; for good, if nothing is said."
 _RAMP = "Ticks over which it fades afterwards."
 _LADDER = {
@@ -97,7 +114,7 @@ _ARMS = {
     for key, words in _LADDER.items()
     if key.split(".")[1] in IN_ARMS
 }
-POLICY: Mapping[str, str] = {**_POLICY, **_RULES, **_LADDER, **_ARMS}
+POLICY: Mapping[str, str] = {**_POLICY, **_REGULATORS, **_RULES, **_LADDER, **_ARMS}
 """Of a policy."""
 
 _TICK = "The tick; or {from: a, to: b}, both included."

@@ -143,7 +143,7 @@ class Engine:
         return self._open.waits_for(decision.id)
 
     @property
-    def _trying(self) -> bool:
+    def trying(self) -> bool:
         """Whether a trial is in flight."""
         return self._in_flight is not None and any(act.name == "trial" for act in self._in_flight.actions)
 
@@ -165,7 +165,7 @@ class Engine:
 
         ``tick`` leaves them out at the same tick, so that a measurement counts once.
         """
-        if self._trying:
+        if self.trying:
             return Turn()
         now = _Now(sample, readings, Turn())
         self._judged_tick = sample.tick
@@ -174,7 +174,7 @@ class Engine:
 
     def tick(self, sample: Sample, readings: Readings) -> Turn:
         """Give the verdicts that are due, then evaluate the rules."""
-        if self._trying:
+        if self.trying:
             return Turn()
         now = _Now(sample, readings, Turn())
         if self._open:

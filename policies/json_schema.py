@@ -29,7 +29,7 @@ _LANGUAGES = {
 LANGUAGES = tuple(_LANGUAGES)
 """What can be described."""
 
-_MERGED = ("monitors", "limits")
+_MERGED = ("monitors", "regulators", "limits")
 """Sections that are merged with those of what a policy extends, and need keys where it extends nothing."""
 
 _PARTS = ("items", "additionalProperties")

@@ -14,6 +14,7 @@ from typing import Any
 from ..monitors.types import MonitorSpec
 from .actions import Priority, priority_of
 from .expressions import Expression
+from .regulators.law import RegulatorSpec
 from .types import Action, Reply
 
 THIS = "this"
@@ -223,6 +224,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     limits: Limits | None = None
     quiet: Quiet = Quiet()
+    regulators: tuple[RegulatorSpec, ...] = ()
     signals: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
@@ -236,5 +238,6 @@ class Policy:
         return any(rung.judge is not None for rule in self.rules for rung in rule.ladder)
 
     def reads(self, signal: str) -> bool:
-        """Whether a monitor watches this signal, or an expression reads it."""
-        return signal in self.baselines or any(spec.params.get("signal") == signal for spec in self.monitors)
+        """Whether a monitor watches this signal, an expression reads it, or a regulator goes by it."""
+        watched = [spec.params.get("signal") for spec in self.monitors]
+        return signal in (*self.baselines, *watched, *(spec.signal for spec in self.regulators))

@@ -37,7 +37,7 @@ class Signals:
 
     def unknown(self, name: str) -> str:
         """What to say of a name that is none of them."""
-        near = nearest(name, self.plain)
+        near = nearest(name, self.patterns if "*" in name else self.plain)
         own = " (your own are declared under 'signals')" if "/" in name or not near else ""
         return f"there is no signal '{name}'{near}{own}"
 

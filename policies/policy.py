@@ -22,6 +22,7 @@ from .model import Rule as Rule
 from .model import Rung as Rung
 from .model import SnapshotPlan as SnapshotPlan
 from .model import Verify as Verify
+from .regulators.law import RegulatorSpec as RegulatorSpec
 from .schema import build_policy
 
 

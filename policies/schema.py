@@ -22,6 +22,7 @@ from .model import (
 )
 from .names import Signals
 from .schema_monitors import monitors_schema, read_monitors
+from .schema_regulators import read_regulators, regulators_schema
 from .schema_rules import Surroundings, read_rules, rules_schema
 from .shapes import Choice, Field, Later, Many, Name, OrNothing, Real, Record, Schema, Text, Whole
 from .writing import write_document
@@ -79,6 +80,7 @@ _POLICY = Record(
         "snapshots": Field(_SNAPSHOTS, _PLAN),
         "checkpoints": Field(_CHECKPOINTS, _CHECKPOINT_PLAN),
         "monitors": Field(Later("monitors"), None),
+        "regulators": Field(Later("regulators"), None),
         "rules": Field(Later("rules"), None),
         "limits": Field(OrNothing(_LIMITS), None),
         "quiet": Field(_QUIET, _NOT_QUIET),
@@ -140,6 +142,7 @@ def _build(document: Node, faults: list[Fault]) -> Policy | None:
     monitors = read_monitors(values.get("monitors"), signals, faults)
     around = Surroundings(signals, monitors, values.get("snapshots", _PLAN))
     rules = read_rules(values.get("rules"), around, faults)
+    regulators = read_regulators(values.get("regulators"), signals, faults)
     if faults:
         return None
     return Policy(
@@ -149,6 +152,7 @@ def _build(document: Node, faults: list[Fault]) -> Policy | None:
         checkpoints=values["checkpoints"],
         monitors=tuple(monitor.spec for monitor in monitors.values() if monitor.spec),
         rules=rules,
+        regulators=regulators,
         limits=values["limits"],
         quiet=values["quiet"],
         signals=values["signals"],
@@ -161,4 +165,5 @@ def _build(document: Node, faults: list[Fault]) -> Policy | None:
 def policy_schema() -> Schema:
     """The policy language as JSON Schema, still without words (``json_schema``)."""
     read_later = {"extends": OrNothing(Text()).schema(), "monitors": monitors_schema(), **rules_schema()}
+    read_later["regulators"] = regulators_schema()
     return {**_POLICY.schema(), "$defs": read_later}

@@ -236,6 +236,15 @@ def test_changes_tell_what_is_meant_from_what_is_wrong(tmp_path: Path) -> None:
     assert "another mix, then bad rows" in table
 
 
+@pytest.mark.slow
+def test_mixing_compares_the_laws_with_equal_shares() -> None:
+    result = json.loads(run("mixing.py", "--seeds", "1", "--steps", "40", "--json"))
+    runs = {each["arm"]: each for each in result["runs"]}
+    assert runs.keys() == {"equal shares", "group_dro", "online_mixing", "excess_loss"}
+    assert runs["equal shares"]["moves"] == 0
+    assert runs["group_dro"]["worst"] == max(runs["group_dro"]["validation"].values())
+
+
 def test_average_run_length_compares_budgets_and_peers_on_every_noise() -> None:
     short = ("--budgets", "200", "--runs", "2", "--seed", "3", "--workers", "1")
     result = json.loads(run("average_run_length.py", *short, "--json"))

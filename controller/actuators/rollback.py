@@ -17,6 +17,7 @@ from ..feed import Feed
 from ..places import Place, Window
 from ..ring import Moment, Snapshot
 from ..run import Run
+from ..sensing import in_force
 from ..training_state import SmallState
 from .effect import Effect
 from .fate import fate_of, guilty_from
@@ -37,7 +38,7 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     known = run.feed is not None and place is not None and run.feed.knows(place)
     data = Data(params["data"]) if run.rewinds is None and known else Data.FORWARD
     saved = Saved.of(run, rewinds=data is not Data.FORWARD)
-    details = {
+    details: dict[str, Any] = {
         "target_tick": target.tick,
         "target_step": target.moment.step,
         "from_step": saved.moment.step,
@@ -47,6 +48,8 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         **fate_of(run, decision, place if known else None, data),
     }
     saved.or_put_back(run, lambda: go_back(run, decision, target, data))
+    if regulated := in_force(run):
+        details["regulated"] = regulated
     if data.value != params["data"]:
         details["asked"] = params["data"]
         details["because"] = run.rewinds or PLACE_UNKNOWN

@@ -97,6 +97,13 @@ def sources() -> dict[str, TensorDataset]:
     return made
 
 
+def uneven_sources() -> dict[str, TensorDataset]:
+    """The same, but what ``c`` asks for contradicts the others: who has the larger share is fitted."""
+    made = sources()
+    x, y, ids = made["c"].tensors
+    return {**made, "c": TensorDataset(x, 2.5 * y, ids)}
+
+
 def dataset(examples: int = EXAMPLES) -> TensorDataset:
     """One source of (x, y, id)."""
     generator = torch.Generator().manual_seed(0)
@@ -157,6 +164,8 @@ def train(
     workers: int = 0,
     accumulation: int = 1,
     mixture: bool = False,
+    data: Callable[[], dict[str, TensorDataset]] = sources,
+    log_sources: bool = False,
     batches: int = EXAMPLES // BATCH,
     seedable: bool = False,
     examples: int = EXAMPLES,
@@ -189,11 +198,11 @@ def train(
     """Train a small network; ``triggers`` logs ``trigger`` at these ticks, ``also`` other signals.
 
     ``policy`` is its text, or a file. ``spoil(tick, loss)`` may change a tick's loss; ``announce`` names
-    signals that are expected to change, by tick. At tick ``die_at`` the loop raises ``Died``. The first pass
-    breaks off after ``break_off`` batches; a pass of the mixture has ``batches``. Without ``run_dir``
-    Midcourse stays away. ``loading`` configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP;
-    ``peeks`` runs the model without a backward after every update but each fifth, at which snapshots are
-    taken.
+    signals that are expected to change, by tick. ``log_sources`` tells the losses of the mixture of ``data``
+    by source. At tick ``die_at`` the loop raises ``Died``. The first pass breaks off after ``break_off``
+    batches; a pass of the mixture has ``batches``. Without ``run_dir`` Midcourse stays away. ``loading``
+    configures Accelerate's loaders; ``sharded`` is FSDP2 in place of DDP; ``peeks`` runs the model without a
+    backward after every update but each fifth, at which snapshots are taken.
     """
     AcceleratorState._reset_state(True)
     GradientState._reset_state()
@@ -202,7 +211,7 @@ def train(
     chosen = optimizer(model.parameters())
     scheduler = schedule(chosen) if schedule is not None else None
     if mixture:
-        mixed = Mixture(sources(), seed=1, epoch_size=batches * BATCH)
+        mixed = Mixture(data(), seed=1, epoch_size=batches * BATCH)
         loader: Any = mixed.loader(BATCH, num_workers=workers)
     elif stream is not None:
         loader = DataLoader(stream(), batch_size=BATCH, num_workers=workers)
@@ -250,7 +259,10 @@ def train(
         for batch in islice(loader, break_off if tick == 0 else None):
             x, y, ids = batch[:3] if not isinstance(batch, dict) else (batch["x"], batch["y"], batch["id"])
             with accelerator.accumulate(model) if accumulation > 1 else nullcontext():
-                loss = ((model(x) - y) ** 2).mean()
+                squares = (model(x) - y) ** 2
+                loss = squares.mean()
+                if log_sources and controller is not None:
+                    controller.log_examples(squares.detach().mean(1), batch[3])
                 if spoil is not None:
                     loss = spoil(tick + 1, loss)
                 accelerator.backward(loss)

@@ -56,6 +56,7 @@ def live_metrics(path: Path) -> Metrics:
     readings = {spec.name: {"": reading} for spec in policy.monitors}
     metrics.sample(Sample(1, 1, 0, signals), readings)
     metrics.checkpoint(1, 1000)
+    metrics.regulators({"mix": {"weight/code": 0.5}})
     metrics.phase("off-course", "", Phase.EXHAUSTED)
     return metrics
 

@@ -84,7 +84,7 @@ def test_a_decision_is_told_in_sentences(run: Path) -> None:
     ("disposition", "outcome", "sentence"),
     [
         (words.Disposition.OBSERVE, None, "only observed and changed nothing"),
-        (words.Disposition.AWAITING_APPROVAL, None, "waits for approval"),
+        (words.Disposition.AWAITING_APPROVAL, None, "asked for approval"),
         (words.Disposition.ACT, None, "does not say that it was done"),
         (words.Disposition.ACT, words.Status.REFUSED, "refused: no snapshot."),
     ],

@@ -118,6 +118,21 @@ def test_the_shipped_baseline_loads_by_its_bare_name() -> None:
         packaged_policy("nonesuch")
 
 
+def test_regulators_are_read_with_their_laws_constants() -> None:
+    mix, calm = parse_policy(
+        """
+version: 1
+regulators:
+  mix: {law: group_dro, signal: "loss/source=*", floor: 0.05, ceiling: 0.7}
+  calm: {law: proportional, signal: update_ratio, target: 1e-3, actuator: lr, every: 10, floor: 0.2}
+"""
+    ).regulators
+    assert (mix.actuator, mix.every, mix.floor, mix.ceiling, mix.rate) == ("weight/*", 20, 0.05, 0.7, 0.1)
+    assert mix.params == {"step": 0.2, "smoothing": 0.5}
+    assert (calm.actuator, calm.every, calm.floor, calm.ceiling) == ("lr", 10, 0.2, 1.0)
+    assert calm.params == {"target": 0.001, "gain": 0.5, "dead_band": 0.1}
+
+
 def test_the_smallest_policy_only_watches() -> None:
     policy = parse_policy("version: 1")
     assert (policy.rules, policy.monitors, policy.limits) == ((), (), None)
