@@ -94,7 +94,7 @@ def _law(node: Node, entries: Mapping[str, Entry], faults: list[Fault]) -> type[
         faults.append(Fault(node.place, "needs the key 'law'"))
         return None
     written = entries["law"].node
-    if written.value not in LAWS:
+    if not isinstance(written.value, str) or written.value not in LAWS:
         faults.append(Fault(written.place, f"there is no law {written}{nearest(written.text, LAWS)}"))
         return None
     return LAWS[written.text]

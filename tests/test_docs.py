@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 import midcourse
+from midcourse.controller import cli
+from midcourse.policies.policy import parse_policy
+from midcourse.policies.smells import smells_of
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("monitors", "policies", "controller", "configs")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text("utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 
 
 def module_files() -> list[Path]:
@@ -27,9 +31,9 @@ def module_name(path: Path) -> str:
     return dotted.removesuffix(".__init__")
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    """Return a page's fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("name", [module_name(path) for path in module_files()])
@@ -57,11 +61,17 @@ def test_the_public_face_is_documented_to_its_methods(name: str) -> None:
     assert silent == []
 
 
-def test_the_readme_names_only_make_targets_that_exist() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_only_commands_that_exist(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = "\n".join([*blocks("sh"), *re.findall(r"`[^`\n]+`", README)])
-    named = set(re.findall(r"\bmake ([a-z-]+)", commands))
-    assert {"demo", "test"} <= named <= targets
+    commands = "\n".join([*blocks("sh", page), *re.findall(r"`[^`\n]+`", PAGES[page])])
+    assert set(re.findall(r"\bmake ([a-z-]+)", commands)) <= targets
+    assert set(re.findall(r"(?<![./])\bmidcourse ([a-z]+)(?= |`|$)", commands)) <= set(
+        cli.main.list_commands(None)
+    )  # type: ignore[arg-type]
+    assert [
+        name for name in re.findall(r"python (benchmarks/\w+\.py)", commands) if not (ROOT / name).exists()
+    ] == []
 
 
 def test_the_readme_tree_names_only_files_that_exist() -> None:
@@ -72,16 +82,21 @@ def test_the_readme_tree_names_only_files_that_exist() -> None:
     assert missing == []
 
 
-def test_the_readme_links_only_to_files_that_exist() -> None:
-    links = re.findall(r"\]\(([^):#]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_links_only_to_files_that_exist(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    links = re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", PAGES[page])
+    assert [link for link in links if not (folder / link).exists()] == []
 
 
-def test_the_readme_policy_loads_and_its_python_parses(tmp_path: Path) -> None:
-    for text in blocks("yaml"):
-        (tmp_path / "policy.yaml").write_text(text)
-        assert midcourse.load_policy(tmp_path / "policy.yaml").rules
-    for code in blocks("python"):
+@pytest.mark.parametrize("page", PAGES)
+def test_the_policies_of_a_page_load_and_its_python_parses(page: str) -> None:
+    for text in blocks("yaml", page):
+        assert parse_policy(text, page).rules
+    for code in blocks("python", page):
         ast.parse(code)
-    assert len(blocks("yaml")) == 1
+
+
+def test_the_readme_shows_a_policy_that_has_no_smells() -> None:
+    [text] = blocks("yaml")
+    assert [str(smell) for smell in smells_of(parse_policy(text))] == []
