@@ -67,12 +67,7 @@ def command(
         raise click.UsageError("--labels, --onset and --healthy exclude one another")
     if onset is not None and len(runs) > 1:
         raise click.UsageError("--onset is for a single run; for several, --labels FILE")
-    try:
-        loaded = load_policy(policy)
-    except PolicyError as error:
-        problems = list(map(problem_json, error.problems))
-        click.echo(dumps({"policy": policy, "ok": False, "problems": problems}) if as_json else str(error))
-        sys.exit(1)
+    loaded = usable(policy, as_json)
     try:
         recordings = read_runs(loaded, runs, signals, step)
         known = _labels(labels, onset, healthy, runs)
@@ -87,6 +82,16 @@ def command(
     for test in tests:
         tell_run(console, test, monitors=monitors)
     tell_summary(console, tests, scores)
+
+
+def usable(policy: str, as_json: bool) -> Policy:
+    """The policy, or an exit with 1 that tells all its mistakes."""
+    try:
+        return load_policy(policy)
+    except PolicyError as error:
+        problems = list(map(problem_json, error.problems))
+        click.echo(dumps({"policy": policy, "ok": False, "problems": problems}) if as_json else str(error))
+        sys.exit(1)
 
 
 def fail(policy: str, error: RecordingError, as_json: bool) -> NoReturn:

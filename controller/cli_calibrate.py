@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ..policies.policy import PolicyError, load_policy
 from ..policies.rewrite import RewriteError, with_parameters
-from .cli_backtest import fail, read_runs
-from .cli_check import problem_json
+from .cli_backtest import fail, read_runs, usable
 from .printing import add_row, dumps, new_table, plain_console
 from .recorded.calibrate import Calibrated, Calibration, calibrate
 from .recorded.injected import RAMP, WITHIN, Shape
@@ -78,12 +75,7 @@ def command(
     Exits with 0; with 1 where policy or runs cannot be read, or FILE cannot be written; with 2 for wrong
     usage.
     """
-    try:
-        loaded = load_policy(policy)
-    except PolicyError as error:
-        problems = list(map(problem_json, error.problems))
-        click.echo(dumps({"policy": policy, "ok": False, "problems": problems}) if as_json else str(error))
-        sys.exit(1)
+    loaded = usable(policy, as_json)
     try:
         found = calibrate(loaded, read_runs(loaded, runs, signals, step), rate, seed)
     except RecordingError as error:

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from ..monitors.changes import MARK, MIX_PREFIX
 from .actions import ACTIONS
-from .case_shapes import Anything, ByName, Either
 from .document import Fault, Node, PolicyError, read_document, read_text
 from .engine import Command
 from .limits import LIMITS
+from .loose_shapes import Anything, ByName, Either
 from .model import Policy
 from .names import Signals, nearest
 from .policy import load_policy

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..document import Node
+from ..loose_shapes import ByName
 from ..shapes import Field, Invalid, Real, Schema, Text
 from .law import Law, Numbers
 from .shares import exponentiated
 
-_ONE = Real(-1e6, 1e6)
+_LOSSES = ByName(Real(-1e6, 1e6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +26,11 @@ class Reference:
         if not node.entries:
             message = f"{name} must be losses by source, as in {{code: 1.8}}, or a file or run, got {node}"
             raise Invalid.at(node, message)
-        values: dict[str, float] = {}
-        faults = []
-        for source, entry in node.entries.items():
-            try:
-                values[source] = _ONE.read(entry.node, f"{name}.{source}")
-            except Invalid as invalid:
-                faults += invalid.faults
-        if faults:
-            raise Invalid(faults)
-        return values
+        return _LOSSES.read(node, name)
 
     def schema(self) -> Schema:
         """Numbers by source, or text."""
-        return {"anyOf": [Text().schema(), {"type": "object", "additionalProperties": Real().schema()}]}
+        return {"anyOf": [Text().schema(), _LOSSES.schema()]}
 
 
 class ExcessLoss(Law):

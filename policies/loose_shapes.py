@@ -1,4 +1,4 @@
-"""Shapes that only files of tests have: names that are not known beforehand, a number or a range of them."""
+"""Shapes of what is less regular: names that are not known beforehand, one thing or another."""
 
 from __future__ import annotations
 
