@@ -5,33 +5,33 @@ A pure state machine whose only time is the tick of the samples. One tick goes l
 1. ``judge_step``, before the optimizer's step: the rules that read nothing but the guard.
 2. ``tick``, after it: acts whose window closes get their verdicts, then all other rules are evaluated.
 3. Of the rules that fire, the strongest rung acts: stop > rollback > skip > learning rate > data > record,
-   then the first in the policy. The others stay firing, unpaid, and are recorded as suppressed, once.
+   then the first in the policy. The others stay firing, unpaid, and are recorded as suppressed, once. What
+   else may hold a rule back is told in ``floor``.
 4. ``record`` takes the outcome, now or some ticks later. Until then nobody else acts. While the arms of a
    trial are tried out nothing is judged at all: what is measured belongs to courses that may be left again.
 
-How one rule moves through its phases and up its ladder is told in ``phases``. What rules share is here: one
-act at a time, the policy's limits, acts that overlap, and the rollback that sends all of them back.
+How one rule moves through its phases and up its ladder is told in ``phases``. Here is what all of them go
+through together: outcomes, verdicts, acts that overlap, and the rollback that sends all of them back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from ..monitors.types import Sample
 from .actions import GO_BACK
-from .amendments import NONE_AMENDED, Amendments
-from .approvals import Questions
-from .evidence import decide, measured_now
+from .amendments import Amendments
+from .evidence import measured_now
 from .expressions import Readings
-from .guardrails import Guardrails
-from .limits import LIMITS, Limiter
+from .floor import Floor, Now
+from .limits import LIMITS
 from .model import Mode, Policy, Rule
-from .phases import Machine, corrects
+from .phases import Machine, corrects, note
 from .trials import NOTHING, kept_arm
-from .types import Action, Decision, Disposition, Outcome, Phase, PhaseChange, Reply, Result, Status
+from .types import Decision, Outcome, Phase, Reply, Result, Status
 from .types import Turn as Turn
 from .verification import OpenVerdict, OpenVerdicts
 
@@ -68,15 +68,6 @@ class _Lane:
         return self.machines[instance]
 
 
-@dataclass(slots=True)
-class _Now:
-    """What is measured at this call, and what is said about it."""
-
-    sample: Sample
-    readings: Readings
-    turn: Turn
-
-
 class Engine:
     """Decides by a policy.
 
@@ -92,51 +83,64 @@ class Engine:
 
     def __init__(self, policy: Policy, lateness: Callable[[str], int]) -> None:
         self._lateness = lateness
-        self.off = False
-        self._amendments = NONE_AMENDED
         self._start(policy)
 
     def _start(self, policy: Policy) -> None:
         """Stand at the beginning of a run under this policy."""
         self.policy = policy
-        self.mode = policy.mode
         self._lanes = {rule.name: _Lane(place, rule) for place, rule in enumerate(policy.rules)}
         self._before_step = [lane for lane in self._lanes.values() if lane.rule.before_step]
         self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
-        self._limiter = Limiter(policy.limits) if policy.limits else None
         self._open = OpenVerdicts()
-        self._questions = Questions()
-        self._guardrails = Guardrails(policy, self._machines, self._open.__contains__)
-        self._in_flight: Decision | None = None
-        self._last_act = (-1, "")
+        self._floor = Floor(policy, self._lateness, self._machines, self._open)
         self._judged_tick = -1
 
     def take_policy(self, policy: Policy) -> None:
         """Go on by an edited policy: rules that it still has stay where they stand, budgets and all."""
-        state, mode = self.state_dict(), self.policy.mode
+        state, mode, amendments = self.state_dict(), self.policy.mode, self._floor.amendments
         self._start(policy)
         self.load_state_dict(state)
+        self.amend(amendments)
         if policy.mode is not mode:
             self.mode = policy.mode
 
     @property
+    def mode(self) -> Mode:
+        """Whether rules may act, but for the kill switch."""
+        return self._floor.mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._floor.mode = mode
+
+    @property
+    def off(self) -> bool:
+        """Whether the kill switch is pulled."""
+        return self._floor.off
+
+    @property
     def acting(self) -> bool:
         """Whether decisions change the run."""
-        return self.mode is Mode.ACT and not self.off
+        return self._floor.acting
 
     @property
     def waiting(self) -> Sequence[Decision]:
         """The decisions that wait for approval."""
-        return self._questions.waiting
+        return self._floor.questions.waiting
+
+    @property
+    def amendments(self) -> Amendments:
+        """What is decided otherwise than by the policy alone."""
+        return self._floor.amendments
 
     def amend(self, amendments: Amendments) -> None:
         """Decide by the policy, but for these decisions: the run is a fork. No part of ``state_dict``."""
-        self._amendments = amendments
+        self._floor.amendments = amendments
 
     @property
     def in_flight(self) -> Decision | None:
         """The act whose outcome has not been recorded yet."""
-        return self._in_flight
+        return self._floor.in_flight
 
     def awaits_verdict(self, decision: Decision) -> bool:
         """Whether its verdict is open."""
@@ -145,7 +149,8 @@ class Engine:
     @property
     def trying(self) -> bool:
         """Whether a trial is in flight."""
-        return self._in_flight is not None and any(act.name == "trial" for act in self._in_flight.actions)
+        act = self._floor.in_flight
+        return act is not None and any(action.name == "trial" for action in act.actions)
 
     @property
     def suspects(self) -> bool:
@@ -167,7 +172,7 @@ class Engine:
         """
         if self.trying:
             return Turn()
-        now = _Now(sample, readings, Turn())
+        now = Now(sample, readings, Turn())
         self._judged_tick = sample.tick
         self._evaluate(self._before_step, now)
         return now.turn
@@ -176,7 +181,7 @@ class Engine:
         """Give the verdicts that are due, then evaluate the rules."""
         if self.trying:
             return Turn()
-        now = _Now(sample, readings, Turn())
+        now = Now(sample, readings, Turn())
         if self._open:
             self._judge_due(now)
         if self._judged_tick < sample.tick:
@@ -187,10 +192,10 @@ class Engine:
     def record(self, outcome: Outcome) -> Turn:
         """Take the outcome of the act in flight; any other, such as one told before, changes nothing."""
         turn = Turn()
-        decision = self._in_flight
+        decision = self._floor.in_flight
         if decision is None or decision.id != outcome.decision_id:
             return turn
-        self._in_flight = None
+        self._floor.in_flight = None
         applied = outcome.status is Status.APPLIED
         if decision.rule == LIMITS:
             self.mode = self.mode if applied else Mode.OBSERVE
@@ -214,12 +219,12 @@ class Engine:
         turn = Turn()
         told = Command(command)
         if told in (Command.APPROVE, Command.REJECT):
-            self._questions.reply(subject, Reply.YES if told is Command.APPROVE else Reply.NO, by)
+            self._floor.questions.reply(subject, Reply.YES if told is Command.APPROVE else Reply.NO, by)
         elif told in (Command.OFF, Command.ON):
-            self.off = told is Command.OFF
+            self._floor.off = told is Command.OFF
         elif told is Command.RESUME:
-            self._in_flight = None
-            self._last_act = (-1, "")
+            self._floor.in_flight = None
+            self._floor.last_act = (-1, "")
             self._judged_tick = -1
             self._rewind(tick, turn)
         else:
@@ -228,7 +233,7 @@ class Engine:
 
     def restarted(self, tick: int) -> None:
         """A new process goes on from how the run stood after this tick."""
-        self._guardrails.restarted(tick)
+        self._floor.guardrails.restarted(tick)
 
     def dismiss(self, tick: int) -> Turn:
         """Nobody will carry out the act in flight: it counts as observed, and from now on nothing acts.
@@ -236,17 +241,18 @@ class Engine:
         For a policy that is tried on a run that took another course.
         """
         turn = Turn()
-        decision, self._in_flight, self.mode = self._in_flight, None, Mode.OBSERVE
+        decision, self._floor.in_flight = self._floor.in_flight, None
+        self.mode = Mode.OBSERVE
         if decision is not None and decision.rule != LIMITS:
             machine = self._machine(decision)
             before = machine.phase
             machine.observed(decision.rung, tick)
-            _note(machine, before, tick, turn)
+            note(machine, before, tick, turn)
         return turn
 
     # Evaluating
 
-    def _evaluate(self, lanes: Iterable[_Lane], now: _Now) -> None:
+    def _evaluate(self, lanes: Iterable[_Lane], now: Now) -> None:
         """Move the machines of these rules on, and let those that fire act in the order of their strength."""
         readings = now.readings
         wishes: list[tuple[int, int, str, Machine]] = []
@@ -264,156 +270,34 @@ class Engine:
                     wishes.append((-self._strength(machine, now), lane.place, instance, machine))
         if wishes:
             for *_, machine in sorted(wishes, key=lambda wish: wish[:3]):
-                self._grant(machine, now)
+                self._floor.grant(machine, now)
 
-    def _advance(self, machine: Machine, holds: bool | None, now: _Now) -> bool:
+    def _advance(self, machine: Machine, holds: bool | None, now: Now) -> bool:
         tick, before = now.sample.tick, machine.phase
         fresh = holds is True and measured_now(machine.rule.when, now.readings, machine.instance, tick)
         wants = machine.advance(tick, holds, fresh)
-        _note(machine, before, tick, now.turn)
+        note(machine, before, tick, now.turn)
         if before is Phase.FIRING and not wants:
-            self._lapse(machine, tick, now.turn, "its condition holds no more")
+            self._floor.lapse(machine, tick, now.turn, "its condition holds no more")
         return wants
 
-    def _strength(self, machine: Machine, now: _Now) -> int:
+    def _strength(self, machine: Machine, now: Now) -> int:
         """The priority of the rung that it would take; who has none left comes last."""
-        rung, _ = self._plan(machine, now.sample.tick)
+        rung, _ = self._floor.plan(machine, now.sample.tick)
         return -1 if rung is None else machine.rule.ladder[rung].priority
-
-    def _plan(self, machine: Machine, tick: int) -> tuple[int | None, str]:
-        """The rung that it takes now, and why none: the ladder's next, unless a fork names another."""
-        amended = self._amendments.rung(machine.label, tick)
-        if amended is not None and amended < len(machine.rule.ladder):
-            return amended, ""
-        return machine.plan(tick, machine.key in self._open)
-
-    def _grant(self, machine: Machine, now: _Now) -> None:
-        """Let a rule take its turn, unless another goes first."""
-        rule, tick = machine.rule, now.sample.tick
-        rung, why = self._plan(machine, tick)
-        shown = len(rule.ladder) - 1 if rung is None else rung
-        if rung is not None:
-            actions = rule.ladder[rung].actions
-            if objection := self._guardrails.objection(machine, actions, tick):
-                self._suppress(machine, shown, objection, now)
-                return
-        if rung is not None and not self._observes(machine, tick) and not self._rival(tick):
-            self._keep_limits(rule.ladder[rung].actions, now)
-        if rival := self._rival(tick):
-            self._suppress(machine, shown, f"{rival} goes first", now)
-            return
-        approved: Decision | None = None
-        if rung is not None and rule.approve is not None and not self._observes(machine, tick):
-            approved = self._approved(machine, rung, now)
-            if approved is None:
-                return
-        act = self._open.close(machine.key)
-        if act is not None:
-            now.turn.verdicts.append(act.returned(tick))
-        machine.take_turn(act is not None)
-        if rung is not None and self._amendments.rung(machine.label, tick) == rung:
-            machine.rung = rung
-        before = machine.phase
-        if rung is None:
-            machine.phase = Phase.EXHAUSTED
-            self._suppress(machine, shown, why, now)
-        elif self._observes(machine, tick):
-            machine.observed(rung, tick)
-            now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
-            self._lapse(machine, tick, now.turn, "nothing is done any more")
-            if not self.acting:  # as if it had acted: the others come later, as they would have
-                self._last_act = (tick, rule.name)
-        else:
-            machine.flying = True
-            self._fly(approved or self._decision(machine, rung, Disposition.ACT, now), now)
-        _note(machine, before, tick, now.turn)
-
-    def _approved(self, machine: Machine, rung: int, now: _Now) -> Decision | None:
-        """The decision that was said yes to; None while it waits, and after a no."""
-        key, tick, approval = machine.key, now.sample.tick, machine.rule.approve
-        assert approval is not None
-        if key not in self._questions:
-            decision = self._decision(machine, rung, Disposition.AWAITING_APPROVAL, now)
-            self._questions.ask(decision)
-            now.turn.decisions.append(decision)
-            return None
-        question = self._questions[key]
-        reply = question.settle(approval, tick)
-        if reply is None:
-            return None
-        self._questions.close(key)
-        now.turn.answers.append(question.answer(reply, tick, question.by))
-        if reply is Reply.YES:
-            reason = f"{question.decision.reason}; approved: {question.by}"
-            return replace(question.decision, disposition=Disposition.ACT, reason=reason)
-        before = machine.phase
-        machine.declined(tick)
-        _note(machine, before, tick, now.turn)
-        return None
-
-    def _lapse(self, machine: Machine, tick: int, turn: Turn, why: str) -> None:
-        """A decision that waits for approval is not asked about any more."""
-        question = self._questions.close(machine.key)
-        if question is not None:
-            turn.answers.append(question.answer(Reply.LAPSED, tick, why))
-
-    def _keep_limits(self, actions: tuple[Action, ...], now: _Now) -> None:
-        if self._limiter is None or not self._limiter.forbids(actions, now.sample.tick):
-            return
-        decision = self._limiter.decision(now.sample, now.readings)
-        if decision.disposition is Disposition.ACT:
-            self._fly(decision, now)
-        else:
-            self.mode = Mode.OBSERVE
-            now.turn.decisions.append(decision)
-
-    def _observes(self, machine: Machine, tick: int) -> bool:
-        rule = machine.rule
-        if not self.acting or rule.mode is Mode.OBSERVE:
-            return True
-        return self._amendments.withholds(rule.name, machine.label, tick)
-
-    def _rival(self, tick: int) -> str:
-        """Whose act keeps all others from acting now; empty if nobody's."""
-        if self._in_flight is not None:
-            return self._in_flight.rule
-        last_tick, rule = self._last_act
-        return rule if last_tick == tick else ""
-
-    def _fly(self, decision: Decision, now: _Now) -> None:
-        self._in_flight = decision
-        self._last_act = (now.sample.tick, decision.rule)
-        now.turn.decisions.append(decision)
-
-    def _suppress(self, machine: Machine, rung: int, why: str, now: _Now) -> None:
-        """Record, once, why a rule that fires does not act."""
-        if machine.said != why:
-            machine.said = why
-            now.turn.decisions.append(self._decision(machine, rung, Disposition.SUPPRESSED, now, why))
-
-    def _decision(
-        self, machine: Machine, rung: int, disposition: Disposition, now: _Now, why: str = ""
-    ) -> Decision:
-        decision = decide(
-            machine.rule, machine.instance, rung, disposition, now.sample, now.readings, self._lateness, why
-        )
-        if self._amendments and disposition is not Disposition.SUPPRESSED:
-            said = self._amendments.said_of(machine.rule.name, machine.label, now.sample.tick)
-            return replace(decision, reason=decision.reason + said)
-        return decision
 
     # Outcomes and verdicts
 
     def _applied(self, decision: Decision, outcome: Outcome, turn: Turn) -> None:
         machine = self._machine(decision)
         before = machine.phase
-        charged = self._last_act[0]  # not the decision's own tick: it may have waited for approval
+        charged = self._floor.last_act[0]  # not the decision's own tick: it may have waited for approval
         machine.applied(decision.rung, charged, outcome.tick)
-        _note(machine, before, outcome.tick, turn)
+        note(machine, before, outcome.tick, turn)
         if not corrects(decision.actions):
             return
-        if self._limiter is not None:
-            self._limiter.ledger.charge(charged)
+        if self._floor.limiter is not None:
+            self._floor.limiter.ledger.charge(charged)
         for act in self._open.close_where(lambda verdict: True):
             turn.verdicts.append(act.overlapped(decision, outcome.tick))
             self._machine(act).waiting = False
@@ -427,7 +311,7 @@ class Engine:
         if went_back:
             self._rewind(outcome.tick, turn)
 
-    def _judge_due(self, now: _Now) -> None:
+    def _judge_due(self, now: Now) -> None:
         tick = now.sample.tick
         for act in self._open.close_where(lambda verdict: verdict.due <= tick):
             machine = self._machine(act)
@@ -445,8 +329,8 @@ class Engine:
         for machine in self._machines():
             before = machine.phase
             machine.rewind()
-            _note(machine, before, tick, turn)
-            self._lapse(machine, tick, turn, "the run went back")
+            note(machine, before, tick, turn)
+            self._floor.lapse(machine, tick, turn, "the run went back")
 
     def _machine(self, of: Decision | OpenVerdict) -> Machine:
         return self._lanes[of.rule].machine(of.instance)
@@ -456,38 +340,20 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """All of its state, as JSON."""
         return {
-            "mode": self.mode.value,
-            "off": self.off,
+            **self._floor.state_dict(),
             "judged_tick": self._judged_tick,
-            "last_act": list(self._last_act),
-            "limits": self._limiter and self._limiter.ledger.state_dict(),
-            "in_flight": self._in_flight and self._in_flight.to_json(),
             "open_verdicts": self._open.state_dict(),
-            "questions": self._questions.state_dict(),
-            "quiet": self._guardrails.state_dict(),
             "machines": [machine.state_dict() for machine in self._machines()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. What it says of rules that this policy does not have is left out."""
-        self.mode, self.off = Mode(state["mode"]), state["off"]
+        known = self._lanes.keys()
+        self._floor.load_state_dict(state, known)
         self._judged_tick = state["judged_tick"]
-        self._last_act = (state["last_act"][0], state["last_act"][1])
-        if self._limiter is not None and state["limits"] is not None:
-            self._limiter.ledger.load_state_dict(state["limits"])
-        flying = state["in_flight"]
-        known = {*self._lanes, LIMITS}
-        self._in_flight = Decision.from_json(flying) if flying and flying["rule"] in known else None
         self._open.load_state_dict([act for act in state["open_verdicts"] if act["rule"] in known])
-        self._questions.load_state_dict([q for q in state["questions"] if q["decision"]["rule"] in known])
-        self._guardrails.load_state_dict(state["quiet"])
         for lane in self._lanes.values():
             lane.machines.clear()
         for machine in state["machines"]:
             if machine["rule"] in known:
                 self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
-
-
-def _note(machine: Machine, before: Phase, tick: int, turn: Turn) -> None:
-    if machine.phase is not before:
-        turn.phases.append(PhaseChange(tick, machine.rule.name, machine.instance, before, machine.phase))

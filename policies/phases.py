@@ -59,7 +59,7 @@ from .actions import Priority, priority_of
 from .budget import Ledger
 from .evidence import labelled
 from .model import Rule
-from .types import Action, Phase
+from .types import Action, Phase, PhaseChange, Turn
 
 QUIET_TICKS = 1000
 """A rule that had no cause to act for this long (or its cooldown, if longer) starts at its first rung again.
@@ -280,3 +280,9 @@ class Machine:
             self.rung, self.tried = len(self.rule.ladder), False
         self.phase = Phase(state["phase"])
         self.budget.load_state_dict(state["budget"])
+
+
+def note(machine: Machine, before: Phase, tick: int, turn: Turn) -> None:
+    """Say that a machine went to another phase, if it did."""
+    if machine.phase is not before:
+        turn.phases.append(PhaseChange(tick, machine.rule.name, machine.instance, before, machine.phase))

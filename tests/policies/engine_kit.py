@@ -57,7 +57,7 @@ def reborn(engine: Engine, plan: Policy, lateness: Mapping[str, int]) -> Engine:
     state = json.loads(json.dumps(engine.state_dict()))
     other = Engine(plan, lambda name: lateness.get(name, 0))
     other.load_state_dict(state)
-    other.amend(engine._amendments)  # of a fork: its process is told them anew
+    other.amend(engine.amendments)  # of a fork: its process is told them anew
     assert other.state_dict() == state
     return other
 
