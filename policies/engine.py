@@ -111,13 +111,29 @@ class Engine:
         self._last_act = (-1, "")
         self._judged_tick = -1
 
-    def take_policy(self, policy: Policy) -> None:
-        """Go on by an edited policy: rules that it still has stay where they stand, budgets and all."""
-        state, mode = self.state_dict(), self.policy.mode
+    def take_policy(self, policy: Policy, tick: int) -> Turn:
+        """Go on by an edited policy after a tick: rules that it still has stay where they stand, budgets too.
+
+        Best not while an act is in flight. A verdict that the policy cannot come to any more is INCONCLUSIVE;
+        what a rule has asked about lapses if it was changed, since a yes would be to the rule as it stood.
+        """
+        turn, before = Turn(), self.policy
+        was = {rule.name: rule for rule in before.rules}
+        stays = {r.name: r for r in policy.rules if r.name in was and r.foreach == was[r.name].foreach}
+        for act in self._open.close_where(lambda act: act.rule not in stays or not stays[act.rule].verify):
+            self._machine(act).waiting = False
+            reason = "the policy was edited and cannot judge it any more"
+            turn.verdicts.append(act.verdict(Result.INCONCLUSIVE, tick, reason))
+        for machine in self._machines():
+            if stays.get(machine.rule.name) != machine.rule:
+                self._lapse(machine, tick, turn, "the policy was edited")
+        state, mode = self.state_dict(), before.mode
+        state["machines"] = [machine for machine in state["machines"] if machine["rule"] in stays]
         self._start(policy)
         self.load_state_dict(state)
         if policy.mode is not mode:
             self.mode = policy.mode
+        return turn
 
     @property
     def acting(self) -> bool:
@@ -137,6 +153,17 @@ class Engine:
     def in_flight(self) -> Decision | None:
         """The act whose outcome has not been recorded yet."""
         return self._in_flight
+
+    def still_takes(self, decision: Decision) -> bool:
+        """Whether this is an act of the policy as it is by now."""
+        lane = self._lanes.get(decision.rule)
+        if lane is None:
+            return decision.rule == LIMITS
+        ladder = lane.rule.ladder
+        return (
+            decision.rung < len(ladder)
+            and ladder[decision.rung].resolve(decision.instance) == decision.actions
+        )
 
     def awaits_verdict(self, decision: Decision) -> bool:
         """Whether its verdict is open."""
@@ -196,8 +223,10 @@ class Engine:
             self.mode = self.mode if applied else Mode.OBSERVE
         elif applied:
             self._applied(decision, outcome, turn)
-        else:
+        elif self.acting:
             self._machine(decision).climb(decision.rung, outcome.tick)
+        else:  # it was not done because nothing may be done any more: no reason for a stronger one
+            self._observed(decision, outcome.tick, turn)
         return turn
 
     def command(self, command: str, tick: int, subject: str = "", by: str = "") -> Turn:
@@ -238,11 +267,14 @@ class Engine:
         turn = Turn()
         decision, self._in_flight, self.mode = self._in_flight, None, Mode.OBSERVE
         if decision is not None and decision.rule != LIMITS:
-            machine = self._machine(decision)
-            before = machine.phase
-            machine.observed(decision.rung, tick)
-            _note(machine, before, tick, turn)
+            self._observed(decision, tick, turn)
         return turn
+
+    def _observed(self, decision: Decision, tick: int, turn: Turn) -> None:
+        machine = self._machine(decision)
+        before = machine.phase
+        machine.observed(decision.rung, tick)
+        _note(machine, before, tick, turn)
 
     # Evaluating
 
@@ -311,7 +343,9 @@ class Engine:
         if act is not None:
             now.turn.verdicts.append(act.returned(tick))
         machine.take_turn(act is not None)
-        if rung is not None and self._amendments.rung(machine.label, tick) == rung:
+        if approved is not None:
+            machine.rung = approved.rung
+        elif rung is not None and self._amendments.rung(machine.label, tick) == rung:
             machine.rung = rung
         before = machine.phase
         if rung is None:
@@ -431,8 +465,7 @@ class Engine:
         tick = now.sample.tick
         for act in self._open.close_where(lambda verdict: verdict.due <= tick):
             machine = self._machine(act)
-            if machine.rule.verify is None:
-                continue
+            assert machine.rule.verify is not None
             verdict = act.judged(machine.rule.verify, now.readings, tick)
             now.turn.verdicts.append(verdict)
             machine.waiting = False
@@ -470,22 +503,38 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. What it says of rules that this policy does not have is left out."""
-        self.mode, self.off = Mode(state["mode"]), state["off"]
+        # What may be missing was not there in checkpoints of earlier versions.
+        self.mode, self.off = Mode(state["mode"]), state.get("off", False)
         self._judged_tick = state["judged_tick"]
         self._last_act = (state["last_act"][0], state["last_act"][1])
         if self._limiter is not None and state["limits"] is not None:
             self._limiter.ledger.load_state_dict(state["limits"])
         flying = state["in_flight"]
-        known = {*self._lanes, LIMITS}
-        self._in_flight = Decision.from_json(flying) if flying and flying["rule"] in known else None
-        self._open.load_state_dict([act for act in state["open_verdicts"] if act["rule"] in known])
-        self._questions.load_state_dict([q for q in state["questions"] if q["decision"]["rule"] in known])
-        self._guardrails.load_state_dict(state["quiet"])
+        self._in_flight = Decision.from_json(flying) if flying and self._knows(flying) else None
+        acts = state.get("open_verdicts", state.get("trials", ()))
+        self._open.load_state_dict(
+            [act for act in acts if self._knows(act) and self._lanes[act["rule"]].rule.verify]
+        )
+        asked = state.get("questions", ())
+        self._questions.load_state_dict(
+            [
+                q
+                for q in asked
+                if self._knows(q["decision"]) and self._lanes[q["decision"]["rule"]].rule.approve
+            ]
+        )
+        self._guardrails.load_state_dict(state.get("quiet", 0))
         for lane in self._lanes.values():
             lane.machines.clear()
-        for machine in state["machines"]:
-            if machine["rule"] in known:
-                self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
+        for machine in filter(self._knows, state["machines"]):
+            self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
+
+    def _knows(self, of: Mapping[str, Any]) -> bool:
+        """Whether this policy has the rule, for single instances or as a whole, that a state tells of."""
+        if of["rule"] == LIMITS:
+            return True
+        lane = self._lanes.get(of["rule"])
+        return lane is not None and (lane.rule.foreach is not None) == bool(of["instance"])
 
 
 def _note(machine: Machine, before: Phase, tick: int, turn: Turn) -> None:
