@@ -121,11 +121,11 @@ class Pilot:
         """
         self.engine.restarted(tick)
         flying = self.engine.in_flight
-        waits = waiting is not None and flying is not None and waiting.id == flying.id
-        if waits and self.engine.still_takes(waiting):
-            return True
         if flying is None:
             return False
+        waits = waiting is not None and waiting.id == flying.id
+        if waits and self.engine.still_takes(flying):
+            return True
         if not waits and flying.actions and flying.actions[-1].name == "checkpoint":
             self._take(self.engine.record(Outcome(flying.id, Status.APPLIED, tick)), None)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.outside import OFF_VARIABLE, switch_off, switch_on, waiting
 from midcourse.controller.recorded.backtest import backtest
 from midcourse.controller.recorded.journal_runs import read_journal
+from midcourse.policies.engine import Engine
 from midcourse.policies.policy import load_policy, parse_policy
 from midcourse.policies.types import Disposition, Result, Status
 
@@ -235,3 +237,78 @@ def test_another_policy_is_tried_on_a_run_that_was_told_things(tmp_path: Path, f
     [course] = backtest(same_but_later, recording).courses
     assert course.difference is not None
     assert course.difference.tick > 20
+
+
+CALM = """
+version: 1
+signals: [trigger]
+{mode}
+regulators:
+  calm:
+    {{law: proportional, signal: update_ratio, target: 1e-4, actuator: lr, every: 4, floor: 0.02, rate: 0.05}}
+monitors:
+  guard: {{type: guard}}
+rules:
+  - name: pull
+    when: trigger.value > 0.5
+    ladder:
+      - [{actions}]
+"""
+
+
+def rates(run: Path) -> list[float]:
+    with JournalReader(run) as journal:
+        return [sample.signals["lr"] for sample in journal.samples()]
+
+
+def largest_move(seen: list[float]) -> float:
+    return max(abs(now - was) for was, now in pairwise(seen)) / 1e-2
+
+
+@pytest.mark.parametrize("withdraw", [False, True])
+def test_regulators_rest_while_the_switch_is_off(tmp_path: Path, withdraw: bool) -> None:
+    """On again they go on from what is in force, within their rate."""
+    steps = Steps(step20=lambda: switch_off(tmp_path, withdraw=withdraw), step60=lambda: switch_on(tmp_path))
+    steps.train(tmp_path, CALM.format(mode="", actions=COOLER), set(), norms_every=1, epochs=4)
+    seen = rates(tmp_path)
+    assert seen[19] < 0.9e-2
+    assert set(seen[23:60]) == {1e-2 if withdraw else seen[22]}
+    assert seen[-1] < seen[59]
+    assert largest_move(seen[23:]) < 0.051
+
+
+def test_regulators_begin_anew_when_the_policy_comes_to_act(tmp_path: Path, file: Path) -> None:
+    """What they came to while nobody obeyed them would be put in force at once."""
+    acts = CALM.format(mode="mode: act", actions=COOLER)
+    file.write_text(acts.replace("mode: act", "mode: observe"))
+    edits(file, acts, 40).train(tmp_path / "run", file, set(), norms_every=1, epochs=4)
+    seen = rates(tmp_path / "run")
+    assert set(seen[:41]) == {1e-2}
+    assert seen[-1] < 0.9e-2
+    assert largest_move(seen) < 0.051
+
+
+def test_a_checkpoint_of_an_earlier_version_is_gone_on_from() -> None:
+    """Its engine knew no kill switch, no questions, no quiet period, and called open verdicts trials."""
+    plan = parse_policy(policy(COOLER, "verify: {within: 60, expect: trigger.value < 2}"))
+    engine = Engine(plan, lambda name: 0)
+    state = engine.state_dict()
+    for name in ("off", "questions", "quiet", "open_verdicts"):
+        del state[name]
+    act = {"decision_id": "pull@3", "rule": "pull", "instance": "", "applied": 3, "due": 63}
+    other = Engine(plan, lambda name: 0)
+    other.load_state_dict({**state, "trials": [{**act, "before": {}, "target": {}}]})
+    assert not other.off
+    assert not other.waiting
+    assert [each["decision_id"] for each in other.state_dict()["open_verdicts"]] == ["pull@3"]
+
+
+def test_what_waits_to_be_done_is_not_done_under_a_policy_that_decides_otherwise(tmp_path: Path) -> None:
+    text = trial_policy(list(ARMS)).replace("rules:", "checkpoints: {every: 5, keep: 100}\nrules:")
+    with pytest.raises(SystemExit):
+        Steps(step40=lambda: os.kill(os.getpid(), signal.SIGTERM)).train(tmp_path, text, {TRIGGER}, **LOOP)
+    trace = train(tmp_path, text.replace("steps: 32", "steps: 40"), resume="auto", **LOOP)
+    _, [outcome], _ = told(tmp_path)
+    assert outcome.status is Status.REFUSED
+    assert "the policy has changed" in outcome.reason
+    assert trace.matches(train(**LOOP))
