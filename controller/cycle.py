@@ -365,7 +365,8 @@ class Cycle:
             self._judge_arrived(all_of_them=True)
         finally:  # also where the judging is what failed: nothing that was only tried stays in force
             self.loop_ended()
-            self._orders.drop(ENDED_FIRST)
+            if not self._keeping.left:
+                self._orders.drop(ENDED_FIRST)
 
     def loop_ended(self) -> None:
         """The loop makes no more steps: what was only tried is taken back."""

@@ -55,6 +55,8 @@ class Keeping:
         self._metrics = metrics
         self._clock = clock
         self._leaving = False
+        self.left = False
+        """Whether the process ends with all on disk: what was decided and not done yet waits there."""
 
     @property
     def flags(self) -> int:
@@ -107,6 +109,7 @@ class Keeping:
         self._account("checkpoints", began)
         if self._leaving:
             checkpoints.settle()
+            self.left = True
             self._leave()
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from .actuators.act import carry_out
 from .metrics import Metrics
 from .pilot import News, Pilot
 from .run import Run
-from .sensing import in_force, put_in_force
+from .sensing import in_force, keep_only, put_in_force
 from .trial import Trial
 
 log = logging.getLogger("midcourse")
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 COMMAND = 1
 """Flag in the control slot: an order waits for the next batch request."""
+
+
+SWITCHED_OFF = "nothing may be changed any more: the policy was switched off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,10 @@ class Orders:
         """All of another process' state was taken over: no act is waited for that will not come any more."""
         if self._pilot is not None:
             waiting = None if self._pending is None else self._pending.decision
-            self._pilot.land(waiting, self._run.clock.tick)
+            if not self._pilot.land(waiting, self._run.clock.tick) and waiting is not None:
+                self._pending = self._without_act(
+                    self._pending, "the policy has changed and decides so no more"
+                )
             self._regulate_again(self._pilot)
 
     @property
@@ -140,14 +146,14 @@ class Orders:
             trial, self._trial = self._trial, None
             trial.end("put off: the process is asked to end")
             self._hold(trial.decision)
-        elif self._trial is not None:
-            self._follow(self._trial, self._trial.advance())
-        elif self.due:
-            self.due = False
-            order = run.ranks.share(self._pending)
-            self._pending = None
-            if order is not None:
-                self._do(order)
+        else:
+            if self.due:
+                self.due = False
+                order = run.ranks.share(self._taken())
+                if order is not None:
+                    self._do(order)
+            if self._trial is not None:
+                self._follow(self._trial, self._trial.advance())
         if run.mix is not None and run.stopped is None:
             run.mix.follow(run.clock.tick + 1)
         if self._metrics is not None:
@@ -204,15 +210,36 @@ class Orders:
         self._pending = Order(decision or kept.decision, kept.news)
         self.due = self.due or self._run.ranks.world == 1
 
+    def _taken(self) -> Order | None:
+        """Rank 0's order; of what was to change the run nothing is left once nothing may any more."""
+        order, self._pending = self._pending, None
+        if order is None or self._pilot is None:
+            return order
+        self._ask(Pilot.look_first, self._run.clock.tick)
+        if self._pilot is None or self._pilot.acting:
+            return order
+        order.news.moves.clear()
+        return self._without_act(order, SWITCHED_OFF)
+
+    def _without_act(self, order: Order | None, reason: str) -> Order | None:
+        if order is None or order.decision is None:
+            return order
+        self._ask(Pilot.settle, Outcome(order.decision.id, Status.REFUSED, self._run.clock.tick, reason))
+        return Order(None, order.news)
+
     def _do(self, order: Order) -> None:
         run, news = self._run, order.news
         touched: set[str] = set()
+        if news.halt:
+            self.break_off(SWITCHED_OFF)
         for asked in news.asked:
             self._keep_target(asked)
         for answered in news.answered:
             run.ring.unpin(_question(answered))
         if news.withdraw:
             touched |= run.layers.clear()
+        if news.anew:
+            keep_only(run, ())
         for verdict in news.verdicts:
             run.ring.unpin(verdict.decision_id)
             if verdict.result is not Result.DID_NOT_HELP:
@@ -237,7 +264,7 @@ class Orders:
             self._carry_out(order.decision)
         if run.clock.branch == branch:
             put_in_force(run, news.moves)
-        elif self._pilot is not None:
+        elif self._pilot is not None and self._trial is None:
             self._regulate_again(self._pilot)
 
     def _regulate_again(self, pilot: Pilot) -> None:

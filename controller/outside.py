@@ -65,16 +65,26 @@ class Outside:
             return Switch(True, f"the variable {OFF_VARIABLE}")
         file = self._folder / _OFF
         try:
-            return Switch(True, f"the file {file}", file.read_text("utf-8").strip() == _WITHDRAW)
+            withdraw = file.read_text("utf-8").strip() == _WITHDRAW
+            return Switch(True, f"the file {file}" + (", to withdraw" if withdraw else ""), withdraw)
         except OSError:
             return Switch(False, f"no file {file}")
 
-    def answer(self, decision: str) -> tuple[Reply, str] | None:
-        """What was said to a decision, and by whom; None so far."""
+    def answer(self, decision: Decision) -> tuple[Reply, str] | None:
+        """What was said to a decision, and by whom; None so far.
+
+        What was said to other acts under the same name, before the policy was changed, is no answer.
+        """
         with suppress(OSError, ValueError, KeyError, TypeError):
-            said = json.loads(_answer_file(self._folder, decision).read_text("utf-8"))
-            return Reply(said["reply"]), str(said["by"])
+            said = json.loads(_answer_file(self._folder, decision.id).read_text("utf-8"))
+            if said.get("actions", _actions_of(decision)) == _actions_of(decision):
+                return Reply(said["reply"]), str(said["by"])
         return None
+
+    def forget_answers(self) -> None:
+        """The run begins anew: what was said to decisions of an earlier one says nothing of this one's."""
+        for file in self._folder.glob("*.json"):
+            file.unlink(missing_ok=True)
 
     def edited(self) -> Policy | PolicyError | None:
         """The policy as its files have it since they were last looked at; what is wrong with it; or None.
@@ -174,10 +184,18 @@ def switch_on(run: str | Path) -> Path:
 
 
 def _say(run: str | Path, decision: str, reply: Reply, by: str) -> None:
-    ids = [each.id for each in waiting(run)]
-    if decision not in ids:
-        raise ValueError(f"no decision {decision!r} waits for approval; waiting: {', '.join(ids) or 'none'}")
-    _write(_answer_file(_folder_of(run), decision), json.dumps({"reply": reply.value, "by": by}))
+    asked = {each.id: each for each in waiting(run)}
+    if decision not in asked:
+        raise ValueError(
+            f"no decision {decision!r} waits for approval; waiting: {', '.join(asked) or 'none'}"
+        )
+    said = {"reply": reply.value, "by": by, "actions": _actions_of(asked[decision])}
+    _write(_answer_file(_folder_of(run), decision), json.dumps(said))
+
+
+def _actions_of(decision: Decision) -> Any:
+    """What it would do, as it comes out of JSON."""
+    return json.loads(json.dumps(decision.to_json()["actions"]))
 
 
 def _folder_of(run: str | Path) -> Path:

@@ -18,7 +18,7 @@ from ..policies.regulators.bank import Move, Regulators
 from ..policies.types import Decision, Disposition, Outcome, Reply, Status, Verdict
 from .journal.store import Journal, JournalError
 from .metrics import Metrics
-from .outside import LOOK_SECONDS, Outside, difference, objections
+from .outside import LOOK_SECONDS, Outside, Switch, difference, objections
 from .reference_losses import with_references
 
 log = logging.getLogger("midcourse")
@@ -29,26 +29,32 @@ class News:
     """What all processes must know of besides an act.
 
     ``verdicts`` close what waited for them. Decisions that were ``asked`` about need the state that they
-    would go back to until they are ``answered``. ``moves`` are regulators', by target. ``withdraw``: the
-    overrides in force are taken back.
+    would go back to until they are ``answered``. ``moves`` are regulators', by target. ``halt``: what is
+    tried out is given up. ``withdraw``: overrides in force are taken back. ``anew``: what regulators have
+    set is.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
     asked: list[Decision] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     moves: dict[str, float] = field(default_factory=dict)
+    halt: bool = False
     withdraw: bool = False
+    anew: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.verdicts or self.asked or self.answered or self.moves or self.withdraw)
+        flags = self.halt or self.withdraw or self.anew
+        return bool(self.verdicts or self.asked or self.answered or self.moves or flags)
 
     def extend(self, other: News) -> None:
         """Append what came later."""
         self.verdicts += other.verdicts
         self.asked += other.asked
         self.answered += other.answered
-        self.moves |= other.moves
-        self.withdraw = self.withdraw or other.withdraw
+        self.moves = other.moves if other.anew else self.moves | other.moves
+        self.halt |= other.halt
+        self.withdraw |= other.withdraw
+        self.anew |= other.anew
 
 
 class Pilot:
@@ -77,6 +83,8 @@ class Pilot:
         self._news = News()
         self._outside = outside
         self._look_at: float | None = None  # the first look comes before the first sample
+        self._withdrawn = False
+        self._dry = policy.mode is Mode.OBSERVE  # regulators tell what they would do, in force is nothing
         self._journal = journal
         self._metrics = metrics
         self._clock = clock
@@ -104,22 +112,27 @@ class Pilot:
         self._decided = dict(state["decided"])
         self._show_mode()
 
-    def land(self, waiting: Decision | None, tick: int) -> None:
+    def land(self, waiting: Decision | None, tick: int) -> bool:
         """Once the state was taken over: what is in flight and does not wait any more gets its outcome.
 
         A checkpoint that was written in the midst of an act does not hold it. Where the act ended with that
         checkpoint it was applied; of any other nobody knows what became of it, so it is forgotten, uncharged.
+        True if what waits is still to be done; not so where the policy has changed since.
         """
         self.engine.restarted(tick)
         flying = self.engine.in_flight
-        if flying is None or (waiting is not None and waiting.id == flying.id):
-            return
-        if flying.actions and flying.actions[-1].name == "checkpoint":
+        if flying is None:
+            return False
+        waits = waiting is not None and waiting.id == flying.id
+        if waits and self.engine.still_takes(flying):
+            return True
+        if not waits and flying.actions and flying.actions[-1].name == "checkpoint":
             self._take(self.engine.record(Outcome(flying.id, Status.APPLIED, tick)), None)
         else:
             self._take(self.engine.command("resume", tick), None)
-        if not self.engine.awaits_verdict(flying):
+        if not waits and not self.engine.awaits_verdict(flying):
             self._decided.pop(flying.id, None)
+        return False
 
     @property
     def acting(self) -> bool:
@@ -128,19 +141,16 @@ class Pilot:
 
     def judge_step(self, sample: Sample) -> Decision | None:
         """Before the update: what the guard says of loss and gradients, and whether to skip the step."""
-        if self._look_at is None:
-            self._look(sample.tick - 1)
+        self.look_first(sample.tick - 1)
         readings = self.bank.judge_step(sample)
         return self._take(self.engine.judge_step(sample, readings), sample)
 
     def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
         """After the update: the decision to act, if any, and whether the state is one to return to."""
-        if self._look_at is None:
-            self._look(sample.tick - 1)
+        self.look_first(sample.tick - 1)
         began = self._clock()
         readings = self.bank.update(sample)
-        resting = not self.regulators or self.engine.trying
-        moves = () if resting else self.regulators.take(sample.signals)
+        moves = self.regulators.take(sample.signals) if self.regulators and self._regulates else ()
         sensed = self._clock()
         turn = self.engine.tick(sample, readings)
         decided = self._clock()
@@ -162,6 +172,11 @@ class Pilot:
         if self._look_at is None or ended >= self._look_at:
             self._look(sample.tick)
         return decision, not self.engine.suspects
+
+    @property
+    def _regulates(self) -> bool:
+        """Whether regulators go on: not on what is only tried out, nor where they are not obeyed any more."""
+        return (self._dry or self.acting) and not self.engine.trying
 
     def measure(self, decision: Decision, tick: int) -> float | None:
         """What a trial's judge says at this tick; None where nothing of it was measured."""
@@ -198,26 +213,46 @@ class Pilot:
         news, self._news = self._news, News()
         return news
 
+    def look_first(self, tick: int) -> None:
+        """Before anything is done or judged: see what has come from outside, unless that was done."""
+        if self._look_at is None:
+            if self._outside is not None and tick == 0:
+                self._outside.forget_answers()
+            self._look(tick)
+
     def _look(self, tick: int) -> None:
-        """Between two ticks: take up what has come from outside since the last look."""
+        """Between two ticks: take up what has come from outside since the last look.
+
+        An edited policy waits for the outcome of what is in flight: a trial must not be judged by two.
+        """
         outside = self._outside
         self._look_at = self._clock() + LOOK_SECONDS
         if outside is None:
             return
-        switch = outside.switch()
-        if switch.off is not self.engine.off:
-            self._command(Command.OFF if switch.off else Command.ON, tick, by=switch.by)
-            self._news.withdraw = self._news.withdraw or switch.withdraw
+        self._obey_switch(outside.switch(), tick)
         for decision in self.engine.waiting:
-            if answer := outside.answer(decision.id):
+            if answer := outside.answer(decision):
                 reply, by = answer
                 told = Command.APPROVE if reply is Reply.YES else Command.REJECT
                 self._command(told, tick, decision.id, by)
-        edited = outside.edited()
+        edited = outside.edited() if self.engine.in_flight is None else None
         if isinstance(edited, Policy):
             self._edit(edited, outside, tick)
         elif edited is not None:
             self._refuse([str(problem) for problem in edited.problems], tick)
+
+    def _obey_switch(self, switch: Switch, tick: int) -> None:
+        """Follow the kill switch; what is in force may be withdrawn later than it was thrown."""
+        withdraws = switch.withdraw and not self._withdrawn
+        self._withdrawn = switch.withdraw
+        if switch.off is self.engine.off and not withdraws:
+            return
+        self._command(Command.OFF if switch.off else Command.ON, tick, by=switch.by)
+        if withdraws:
+            self.regulators.load_state_dict({})
+        elif self.acting:  # what regulators had in force, should anything have come between
+            self._news.moves |= self.regulators.ordered()
+        self._news.extend(News(halt=switch.off, withdraw=withdraws, anew=withdraws))
 
     def _command(self, command: Command, tick: int, subject: str = "", by: str = "") -> None:
         """Obey a command from outside, which a replay must find in the journal."""
@@ -241,7 +276,13 @@ class Pilot:
         outside.take(policy)
         self.policy = policy
         self.bank.take_specs(policy.monitors, policy.baselines)
-        self.engine.take_policy(policy)
+        self._take(self.engine.take_policy(policy, tick), None)
+        if (
+            self._dry and policy.mode is Mode.ACT
+        ):  # what they came to unheard may lie far from what is in force
+            self._dry = False
+            self.regulators.load_state_dict({})
+            self._news.extend(News(anew=True))
         self._health = {name: self._health.get(name, {}) for name in self.bank.readings}
         self._metrics.edited(policy)
         self._show_mode()

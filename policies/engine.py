@@ -95,14 +95,30 @@ class Engine:
         self._floor = Floor(policy, self._lateness, self._machines, self._open)
         self._judged_tick = -1
 
-    def take_policy(self, policy: Policy) -> None:
-        """Go on by an edited policy: rules that it still has stay where they stand, budgets and all."""
-        state, mode, amendments = self.state_dict(), self.policy.mode, self._floor.amendments
+    def take_policy(self, policy: Policy, tick: int) -> Turn:
+        """Go on by an edited policy after a tick: rules that it still has stay where they stand, budgets too.
+
+        Best not while an act is in flight. A verdict that the policy cannot come to any more is INCONCLUSIVE;
+        what a rule has asked about lapses if it was changed, since a yes would be to the rule as it stood.
+        """
+        turn, mode, amendments = Turn(), self.policy.mode, self.amendments
+        was = {rule.name: rule for rule in self.policy.rules}
+        stays = {r.name: r for r in policy.rules if r.name in was and r.foreach == was[r.name].foreach}
+        for act in self._open.close_where(lambda act: act.rule not in stays or not stays[act.rule].verify):
+            self._machine(act).waiting = False
+            reason = "the policy was edited and cannot judge it any more"
+            turn.verdicts.append(act.verdict(Result.INCONCLUSIVE, tick, reason))
+        for machine in self._machines():
+            if stays.get(machine.rule.name) != machine.rule:
+                self._floor.lapse(machine, tick, turn, "the policy was edited")
+        state = self.state_dict()
+        state["machines"] = [machine for machine in state["machines"] if machine["rule"] in stays]
         self._start(policy)
         self.load_state_dict(state)
         self.amend(amendments)
         if policy.mode is not mode:
             self.mode = policy.mode
+        return turn
 
     @property
     def mode(self) -> Mode:
@@ -141,6 +157,17 @@ class Engine:
     def in_flight(self) -> Decision | None:
         """The act whose outcome has not been recorded yet."""
         return self._floor.in_flight
+
+    def still_takes(self, decision: Decision) -> bool:
+        """Whether this is an act of the policy as it is by now."""
+        lane = self._lanes.get(decision.rule)
+        if lane is None:
+            return decision.rule == LIMITS
+        ladder = lane.rule.ladder
+        return (
+            decision.rung < len(ladder)
+            and ladder[decision.rung].resolve(decision.instance) == decision.actions
+        )
 
     def awaits_verdict(self, decision: Decision) -> bool:
         """Whether its verdict is open."""
@@ -201,8 +228,10 @@ class Engine:
             self.mode = self.mode if applied else Mode.OBSERVE
         elif applied:
             self._applied(decision, outcome, turn)
-        else:
+        elif self.acting:
             self._machine(decision).climb(decision.rung, outcome.tick)
+        else:  # it was not done because nothing may be done any more: no reason for a stronger one
+            self._observed(decision, outcome.tick, turn)
         return turn
 
     def command(self, command: str, tick: int, subject: str = "", by: str = "") -> Turn:
@@ -244,11 +273,14 @@ class Engine:
         decision, self._floor.in_flight = self._floor.in_flight, None
         self.mode = Mode.OBSERVE
         if decision is not None and decision.rule != LIMITS:
-            machine = self._machine(decision)
-            before = machine.phase
-            machine.observed(decision.rung, tick)
-            note(machine, before, tick, turn)
+            self._observed(decision, tick, turn)
         return turn
+
+    def _observed(self, decision: Decision, tick: int, turn: Turn) -> None:
+        machine = self._machine(decision)
+        before = machine.phase
+        machine.observed(decision.rung, tick)
+        note(machine, before, tick, turn)
 
     # Evaluating
 
@@ -315,8 +347,7 @@ class Engine:
         tick = now.sample.tick
         for act in self._open.close_where(lambda verdict: verdict.due <= tick):
             machine = self._machine(act)
-            if machine.rule.verify is None:
-                continue
+            assert machine.rule.verify is not None
             verdict = act.judged(machine.rule.verify, now.readings, tick)
             now.turn.verdicts.append(verdict)
             machine.waiting = False
@@ -348,12 +379,18 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. What it says of rules that this policy does not have is left out."""
-        known = self._lanes.keys()
-        self._floor.load_state_dict(state, known)
+        self._floor.load_state_dict(state, self._rule)
         self._judged_tick = state["judged_tick"]
-        self._open.load_state_dict([act for act in state["open_verdicts"] if act["rule"] in known])
+        # Under another name, or not at all, in checkpoints of earlier versions.
+        acts = state.get("open_verdicts", state.get("trials", ()))
+        self._open.load_state_dict([act for act in acts if (rule := self._rule(act)) and rule.verify])
         for lane in self._lanes.values():
             lane.machines.clear()
-        for machine in state["machines"]:
-            if machine["rule"] in known:
-                self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
+        for machine in filter(self._rule, state["machines"]):
+            self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
+
+    def _rule(self, of: Mapping[str, Any]) -> Rule | None:
+        """The rule that a state tells of, if this policy has it, and both are of single instances or not."""
+        lane = self._lanes.get(of["rule"])
+        same = lane is not None and (lane.rule.foreach is not None) == bool(of["instance"])
+        return lane.rule if lane is not None and same else None

@@ -23,8 +23,8 @@ from .evidence import decide
 from .expressions import Readings
 from .guardrails import Guardrails
 from .limits import LIMITS, Limiter
-from .model import Approval, Mode, Policy
-from .phases import Machine, note
+from .model import Approval, Mode, Policy, Rule
+from .phases import Machine, is_last_resort, note
 from .types import Action, Decision, Disposition, Phase, Reply, Turn
 from .verification import OpenVerdicts
 
@@ -125,6 +125,8 @@ class Floor:
         decision = self._decided(machine, rung, now)
         if decision is not None:
             self._begin_turn(machine, now, rung)
+            if machine.rule.approve is not None and not is_last_resort(machine.rule, decision.rung):
+                machine.rung = decision.rung  # as it was asked about, whatever would be next by now
             machine.flying = True
             self._fly(decision, now)
 
@@ -228,14 +230,20 @@ class Floor:
             "quiet": self.guardrails.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], known: Iterable[str]) -> None:
-        """Take over a state, but for what it says of other rules than the ``known`` ones."""
-        known = {*known, LIMITS}
-        self.mode, self.off = Mode(state["mode"]), state["off"]
+    def load_state_dict(
+        self, state: Mapping[str, Any], rule_of: Callable[[Mapping[str, Any]], Rule | None]
+    ) -> None:
+        """Take over a state, but for what it says of rules that ``rule_of`` does not find."""
+        # What may be missing was not there in checkpoints of earlier versions.
+        self.mode, self.off = Mode(state["mode"]), state.get("off", False)
         self.last_act = (state["last_act"][0], state["last_act"][1])
         if self.limiter is not None and state["limits"] is not None:
             self.limiter.ledger.load_state_dict(state["limits"])
         flying = state["in_flight"]
-        self.in_flight = Decision.from_json(flying) if flying and flying["rule"] in known else None
-        self.questions.load_state_dict([q for q in state["questions"] if q["decision"]["rule"] in known])
-        self.guardrails.load_state_dict(state["quiet"])
+        known = flying and (flying["rule"] == LIMITS or rule_of(flying))
+        self.in_flight = Decision.from_json(flying) if known else None
+        asked = state.get("questions", ())
+        self.questions.load_state_dict(
+            [question for question in asked if (rule := rule_of(question["decision"])) and rule.approve]
+        )
+        self.guardrails.load_state_dict(state.get("quiet", 0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from .actions import Priority, priority_of
 from .model import Policy
@@ -29,21 +28,21 @@ class Guardrails:
         unverified: Callable[[tuple[str, str]], bool],
     ) -> None:
         self._quiet = policy.quiet
-        self._until = policy.quiet.start and policy.quiet.start + 1
-        self._since = "the run began"
+        self._restart_over = 0
         self._machines = machines
         self._unverified = unverified
 
     def restarted(self, tick: int) -> None:
         """A new process goes on after this tick."""
-        until = tick + 1 + self._quiet.restart
-        if self._quiet.restart and until > self._until:
-            self._until, self._since = until, "the run went on in a new process"
+        self._restart_over = self._quiet.restart and tick + 1 + self._quiet.restart
 
     def objection(self, machine: Machine, actions: Sequence[Action], tick: int) -> str:
         """Why this rule may not take these actions now; empty if it may."""
-        if tick < self._until and not all(priority_of(action.name) in _FREE for action in actions):
-            return f"quiet until tick {self._until}, since {self._since}"
+        start_over = self._quiet.start and self._quiet.start + 1
+        until = max(start_over, self._restart_over)
+        if tick < until and not all(priority_of(action.name) in _FREE for action in actions):
+            began = "the run began" if until == start_over else "the run went on in a new process"
+            return f"quiet until tick {until}, since {began}"
         group = machine.rule.exclusive
         if group is not None:
             for other in self._machines():
@@ -54,10 +53,10 @@ class Guardrails:
     def _is_at_work(self, machine: Machine) -> bool:
         return machine.phase is Phase.COOLDOWN or self._unverified(machine.key)
 
-    def state_dict(self) -> list[Any]:
-        """How long it is quiet, as JSON."""
-        return [self._until, self._since]
+    def state_dict(self) -> int:
+        """Until when it is quiet after a restart; what the start asks for is the policy's word."""
+        return self._restart_over
 
-    def load_state_dict(self, state: Sequence[Any]) -> None:
+    def load_state_dict(self, state: int) -> None:
         """Take that over."""
-        self._until, self._since = state
+        self._restart_over = state

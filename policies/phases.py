@@ -100,6 +100,11 @@ def has_last_resort(rule: Rule) -> bool:
     return len(rule.ladder) > 1 and rule.ladder[-1].priority in (Priority.STOP, Priority.RECORD)
 
 
+def is_last_resort(rule: Rule, rung: int) -> bool:
+    """Whether this rung is the one that a spent budget may still take, out of turn."""
+    return has_last_resort(rule) and rung == len(rule.ladder) - 1
+
+
 @dataclass(slots=True)
 class Machine:
     """One rule, or one instance of a ``foreach`` rule, as it stands.
@@ -217,7 +222,7 @@ class Machine:
         self.flying = False
         self.waiting = False
         self.said = ""
-        if has_last_resort(self.rule) and rung == len(self.rule.ladder) - 1:
+        if is_last_resort(self.rule, rung):
             self.phase = Phase.EXHAUSTED
             if self.rung == rung:
                 self.rung += 1

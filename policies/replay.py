@@ -97,6 +97,7 @@ class Replay:
         landmarks: Iterable[int] = (),
         at_once: Callable[[Decision], Outcome | None] = lambda decision: None,
     ) -> None:
+        self._policy = policy
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
         self._landmarks = sorted(set(landmarks))
@@ -130,8 +131,7 @@ class Replay:
             return Turn()
         if isinstance(event, PolicyEdited):
             self.bank.take_specs(event.policy.monitors, event.policy.baselines)
-            self.engine.take_policy(event.policy)
-            return Turn()
+            return self.engine.take_policy(event.policy, event.tick)
         if isinstance(event, WentBack):
             self._go_back(event)
             return Turn()
@@ -207,6 +207,9 @@ class Replay:
     def _resume(self, tick: int) -> None:
         self._held.clear()
         self._trying = False
+        if self.engine.policy is not self._policy:  # edited in the life before
+            self.bank.take_specs(self._policy.monitors, self._policy.baselines)
+            self.engine.take_policy(self._policy, tick)
         if self._tick is not None and tick >= self._tick:  # it ended right there
             self._pass_to(tick + 1)
         else:

@@ -21,7 +21,7 @@ from ...policies.actions import Priority, priority_of
 from ...policies.amendments import NONE_AMENDED
 from ...policies.judging import Alarms
 from ...policies.model import Mode, Policy
-from ...policies.replay import Replay
+from ...policies.replay import Commanded, Event, PolicyEdited, Replay
 from ...policies.types import Action, Decision, Disposition, Outcome, PhaseChange, Status, Turn, Verdict
 from .needs import Missing, Needs
 from .recording import Chapter, Recording, RecordingError
@@ -153,6 +153,8 @@ def _follow(
     parting = _Parting(policy, chapter)
     said: set[str] = set()
     for event in chapter.events():
+        if chapter.policy_text != policy.text and not _told_to(replay, event):
+            continue
         turn = replay.take(event)
         if isinstance(event, Sample):
             course.ticks.append(event.tick)
@@ -177,6 +179,13 @@ def _follow(
                 course.decisions.append(decision)
         course.verdicts += turn.verdicts
         course.phases += turn.phases
+
+
+def _told_to(replay: Replay, event: Event) -> bool:
+    """Whether what was told to a run counts for another policy: only an answer to what it asks too."""
+    if isinstance(event, Commanded):
+        return any(decision.id == event.subject for decision in replay.engine.waiting)
+    return not isinstance(event, PolicyEdited)
 
 
 class _Parting:

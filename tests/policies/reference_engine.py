@@ -118,6 +118,9 @@ class ReferenceEngine:
                     continue
                 action = story.plan.ladder[rung]
             self.begin_turn(story, verdicts)
+            asked = rung is not None and story.plan.approve and not (self.watches or story.plan.observe)
+            if asked and not (story.plan.last_resort and rung == len(story.plan.ladder) - 1):
+                story.rung = rung
             if rung is None:
                 story.phase = "exhausted"
             elif self.watches or story.plan.observe:
