@@ -13,7 +13,7 @@ after it, and before the next. What an act would have changed is for the series 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -21,7 +21,7 @@ from ..monitors.types import Sample
 from .actions import Data
 from .landmarks import fits
 from .model import Policy
-from .replay import Commanded, Replay
+from .replay import Commanded, PolicyEdited, Replay
 from .series import Series
 from .types import Action, Decision, Disposition, Facts, Outcome, Status, Turn
 
@@ -69,8 +69,13 @@ class SimulatedRun:
         if self._plan.keep:
             self._snapshots.append(self._taken())
 
-    def take(self, signals: Mapping[str, float], commands: Iterable[Commanded] = ()) -> Turn:
-        """The next tick: what was measured, then what is commanded, then what follows from both."""
+    @property
+    def waiting(self) -> Sequence[Decision]:
+        """The decisions that wait for approval."""
+        return self._replay.engine.waiting
+
+    def take(self, signals: Mapping[str, float], commands: Iterable[Commanded | PolicyEdited] = ()) -> Turn:
+        """The next tick: what was measured, then what comes from outside, then what follows from both."""
         replay = self._replay
         self.tick += 1
         self._step += 1
@@ -80,7 +85,8 @@ class SimulatedRun:
             try:
                 said.extend(replay.take(command))
             except ValueError as error:
-                self.refused.append(f"{command.command} at tick {self.tick}: {error}")
+                word = command.command if isinstance(command, Commanded) else "an edit"
+                self.refused.append(f"{word} at tick {self.tick}: {error}")
         act = replay.engine.in_flight
         if act is not None:
             outcome = self._outcome(act)

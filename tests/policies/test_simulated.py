@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from midcourse.monitors.types import Sample
 from midcourse.policies.engine import Engine
 from midcourse.policies.policy import Policy, load_policy, parse_policy
-from midcourse.policies.replay import Commanded, Event, Replay, replay
+from midcourse.policies.replay import Commanded, Event, PolicyEdited, Replay, replay
 from midcourse.policies.series import Series, noisy
 from midcourse.policies.simulated import SimulatedRun, simulate
 from midcourse.policies.types import Decision, Outcome, Status, Turn
@@ -20,7 +20,9 @@ BASELINE = load_policy("baseline")
 
 
 def journalled(
-    policy: Policy, series: Mapping[str, Series], commands: Mapping[int, list[Commanded]]
+    policy: Policy,
+    series: Mapping[str, Series],
+    told: Callable[[SimulatedRun, int], list[Commanded | PolicyEdited]],
 ) -> tuple[Turn, list[Event]]:
     """What was said, and the events in the order in which a journal has them: a skip before its sample."""
     events: list[Event] = []
@@ -39,7 +41,12 @@ def journalled(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replay, "take", taken)
         patch.setattr(Engine, "record", recorded)
-        said = simulate(SimulatedRun(policy), series, commands)
+        run, said = SimulatedRun(policy), Turn()
+        for tick, row in enumerate(zip(*series.values(), strict=True), start=1):
+            measured = {name: value for name, value in zip(series, row, strict=True) if value is not None}
+            said.extend(run.take(measured, told(run, tick)))
+            if run.stopped is not None:
+                break
     return said, events
 
 
@@ -67,9 +74,60 @@ def test_the_journal_of_a_simulated_run_replays_the_same(
         for begin, length, value in faults:
             series[name][begin : begin + length] = [value] * length
     series = noisy(series, dict.fromkeys(series, 0.02), seed=1)
-    told = {tick: [Commanded(command, tick)] for tick, command in commands.items()}
+
+    def told(run: SimulatedRun, tick: int) -> list[Commanded | PolicyEdited]:
+        return [Commanded(commands[tick], tick)] if tick in commands else []
+
     said, events = journalled(BASELINE, series, told)
     assert replay(BASELINE, events) == said
+
+
+ASKS = parse_policy(
+    """
+extends: baseline
+quiet: {start: 60}
+rules:
+  - {name: off-course, approve: {within: 30, otherwise: yes}, exclusive: recovery}
+  - {name: bad-source, approve: {within: 200}, exclusive: recovery}
+"""
+)
+EDITED = parse_policy(
+    """
+extends: baseline
+monitors: {rise: {slack: 1.5}, frozen: null}
+rules:
+  - {name: bad-source, remove: true}
+  - {name: off-course, cooldown: 20, budget: {acts: 2, per: 500}}
+  - {name: new, when: loss.z > 8, for: 3, ladder: [[scale_lr: {factor: 0.5, hold: 50}]]}
+"""
+)
+WORDS = st.sampled_from(["approve", "reject", "approve", "off", "on", "on", "edit", "edit back"])
+
+
+@settings(max_examples=12, deadline=None)
+@given(FAULTS, FAULTS, st.dictionaries(st.integers(100, 400), WORDS, max_size=8))
+def test_commands_answers_and_edits_replay_the_same(
+    loss: list[tuple[int, int, float]], code: list[tuple[int, int, float]], told: dict[int, str]
+) -> None:
+    """Whatever is told to a run, and when: its events give its decisions, verdicts, answers and phases."""
+    series: dict[str, Series] = {
+        name: [2.0] * 400 for name in ("loss", "loss/source=code", "loss/source=docs")
+    }
+    for name, faults in (("loss", loss), ("loss/source=code", code)):
+        for begin, length, value in faults:
+            series[name][begin : begin + length] = [value] * len(series[name][begin : begin + length])
+    series = noisy(series, dict.fromkeys(series, 0.02), seed=1)
+
+    def events_of(run: SimulatedRun, tick: int) -> list[Commanded | PolicyEdited]:
+        word = told.get(tick, "")
+        if word.startswith("edit"):
+            return [PolicyEdited(EDITED if word == "edit" else ASKS, tick)]
+        if word in ("approve", "reject"):
+            return [Commanded(word, tick, each.id, "the test") for each in run.waiting]
+        return [Commanded(word, tick)] if word else []
+
+    said, events = journalled(ASKS, series, events_of)
+    assert replay(ASKS, events) == said
 
 
 LADDER = """
