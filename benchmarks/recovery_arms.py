@@ -46,12 +46,13 @@ class Parts:
 
 @dataclass(slots=True)
 class Told:
-    """What an arm did: the ticks of its acts and alarms, in words, and how many updates it gave up."""
+    """What an arm did: ticks of its acts and alarms, in words, updates given up, whether it ended the run."""
 
     acts: list[int] = field(default_factory=list)
     alarms: list[int] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     lost: int = 0
+    stopped: bool = False
 
 
 class Arm(Protocol):

@@ -57,7 +57,7 @@ class Midcourse:
 
     def told(self) -> Told:
         """What the journal says."""
-        told = Told(lost=self._lost)
+        told = Told(lost=self._lost, stopped=self.controller.stopped is not None)
         with JournalReader(self.controller.run_dir) as journal:
             policy = parse_policy(journal.attempts()[-1].policy_text)
             read = {name for rule in policy.rules for name in rule.when.monitors}

@@ -101,7 +101,7 @@ def judge(results: Results, world: str, fault: str, arm: str, best: str | None) 
         **_delays(list(own.values())),
         "lost": mean(run["lost"] for run in own.values()) if own else None,
         "overhead": mean(run["ticks"] / run["steps"] - 1 for run in own.values()) if own else None,
-        "stopped": sum(run["ticks"] - run["lost"] < run["steps"] - 100 for run in own.values()),
+        "stopped": sum(run["stopped"] for run in own.values()),
         "changes": sum(len(run["acts"]) for run in own.values()),
     }
     for limit in (HINDSIGHT, ORACLE):
@@ -209,7 +209,7 @@ def _controls(cells: Sequence[Mapping[str, Any]]) -> str:
     rows = [["run", "arm", "runs", "changes made", "against no control", "worse in"]]
     for cell in cells:
         if cell["arm"] != NONE and cell["seeds"]:
-            gain = {name: None if v is None else -v for name, v in cell["better"].items()}
+            gain = {name: None if v is None else 0.0 - v for name, v in cell["better"].items()}
             gain["low"], gain["high"] = gain["high"], gain["low"]
             changed = [str(cell["seeds"]), str(cell["changes"]), _with_interval(gain, "+"), str(cell["harm"])]
             rows.append([FAULTS[cell["fault"]].about, cell["arm"], *changed])

@@ -25,10 +25,6 @@ from midcourse.controller.demo.model import ByteTransformer
 
 STEPS = 800
 WARM_UP = 40
-RATE = 1e-2
-"""Best for the clean run of both worlds among some, on a seed that is not reported: a lower one would leave
-room for a rate that is too high to be a help."""
-
 ENDLESS = 1 << 20  # indices of a source: more than any run draws
 _CONTEXT = 32  # bytes that the transformer reads
 _PIXEL_NOISE = 0.3  # of the pixels' range: without it the digits are learnt by heart in 200 steps
@@ -68,7 +64,7 @@ class Text:
 
     names: tuple[str, ...] = ("code", "docs", "tables")
     batch_size = 12
-    rate = RATE
+    rate = 6e-3  # 1e-2 ends as low on some seeds, and spikes on others: nothing clips
 
     def __init__(self) -> None:
         corpus = load_corpus()
@@ -101,7 +97,7 @@ class Digits:
 
     names: tuple[str, ...] = ("low", "middle", "high")
     batch_size = 32
-    rate = RATE
+    rate = 1e-2  # lower ones end higher, and a rate that is too high would be a help
     _classes = ((0, 1, 2, 3), (4, 5, 6), (7, 8, 9))
 
     def __init__(self) -> None:

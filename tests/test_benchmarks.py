@@ -268,7 +268,7 @@ def test_recovery_reads_shares_harm_and_delays_off_its_runs(monkeypatch: pytest.
 
     def ended(fault: str, arm: str, seed: int, loss: float | None, **more: Any) -> dict[str, Any]:
         where = {"world": "text", "fault": fault, "arm": arm, "seed": seed}
-        told = {"acts": [], "alarms": [], "lost": 0, "ticks": 800, "steps": 800, **more}
+        told = {"acts": [], "alarms": [], "lost": 0, "stopped": False, "ticks": 800, "steps": 800, **more}
         return {**where, "loss": {"a": loss, "b": loss}, "untrained": {"a": 5.0, "b": 5.0}, **told}
 
     runs = [ended("cosine", "none", seed, 2.0 + 0.01 * seed) for seed in (0, 1, 2)]
