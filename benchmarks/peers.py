@@ -99,7 +99,7 @@ class ZClip:
     """ZClip: a gradient norm more than 2.5 deviations above its moving mean is clipped.
 
     Mean and variance are moving averages (0.97) that begin with the first 25 values, and are fed the clipped
-    value. Where no gradient norm was recorded, it is given the loss.
+    value, ``taken``. Where no gradient norm was recorded, it is given the loss.
     """
 
     def __init__(self, alpha: float = 0.97, threshold: float = 2.5, warm_up: int = 25) -> None:
@@ -108,10 +108,11 @@ class ZClip:
         self._warm_up = warm_up
         self._first: list[float] = []
         self._mean = self._variance = nan
+        self.taken = nan
 
     def alarms(self, loss: float, grad_norm: float | None) -> bool:
         """Whether this gradient would be clipped."""
-        value = loss if grad_norm is None else grad_norm
+        value = self.taken = loss if grad_norm is None else grad_norm
         first = self._first
         if len(first) < self._warm_up:
             first.append(value)
@@ -123,7 +124,7 @@ class ZClip:
         z = (value - self._mean) / deviation
         clipped = z > self._threshold
         if clipped:
-            value = self._mean + self._threshold * deviation * self._threshold / z
+            value = self.taken = self._mean + self._threshold * deviation * self._threshold / z
         change = value - self._mean
         self._mean += (1 - self._alpha) * change
         self._variance = self._alpha * self._variance + (1 - self._alpha) * (value - self._mean) ** 2

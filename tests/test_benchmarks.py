@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,51 @@ def test_average_run_length_compares_budgets_and_peers_on_every_noise() -> None:
             assert told["ratio"] > 0
             assert (told["error"] is None) == (told["alarms"] == 0)
     assert "e_detector" in run("average_run_length.py", *short)
+
+
+def test_recovery_reads_shares_harm_and_delays_off_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On runs written by hand: no training."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    table = import_module("recovery_table")
+
+    def ended(fault: str, arm: str, seed: int, loss: float | None, **more: Any) -> dict[str, Any]:
+        where = {"world": "text", "fault": fault, "arm": arm, "seed": seed}
+        told = {"acts": [], "alarms": [], "lost": 0, "stopped": False, "ticks": 800, "steps": 800, **more}
+        return {**where, "loss": {"a": loss, "b": loss}, "untrained": {"a": 5.0, "b": 5.0}, **told}
+
+    runs = [ended("cosine", "none", seed, 2.0 + 0.01 * seed) for seed in (0, 1, 2)]
+    runs += [ended("nan", "none", seed, None) for seed in (0, 1)]
+    runs += [ended("nan", "hindsight: skip", seed, 2.0) for seed in (0, 1)]
+    runs += [ended("nan", "palm", 0, 2.6, acts=[90, 304, 310], lost=80, ticks=880)]
+    runs += [ended("nan", "palm", 1, 1e9, alarms=[303])]
+    runs += [ended("moments", "none", 0, 2.0), ended("moments", "palm", 0, 2.5)]
+    results = table.Results(runs, [0, 1])
+    assert results.noise("text") == pytest.approx(0.01)
+    assert results.chosen("text", "nan", [0, 1]) == "hindsight: skip"
+    cell = table.judge(results, "text", "nan", "palm", "hindsight: skip")
+    assert cell["recovered_hindsight"]["value"] == pytest.approx((2.4 + 0.0) / (3 + 3))
+    assert (cell["gap_hindsight"], cell["harm"]) == (3.0, 0)
+    assert (cell["acts_delay"], cell["acts_found"], cell["alarms_delay"]) == (3, 1, 2)
+    assert (cell["lost"], cell["overhead"]) == (40, pytest.approx(0.05))
+    moments = table.judge(results, "text", "moments", "palm", "none")
+    assert moments["recovered_hindsight"] is None, "where nothing is lost, no share of it is told"
+    assert moments["harm"] == 1
+    shown = table.tables(
+        [table.judge(results, "text", "nan", a, "hindsight: skip") for a in ("none", "palm")]
+    )
+    assert "| one batch gives NaN | 3.000 | 40 % (0 to 80) |" in shown
+
+
+@pytest.mark.slow
+def test_recovery_trains_tells_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    few = ("--workloads", "digits", "--faults", "nan,cosine", "--arms", "none,hindsight,skipstep,midcourse")
+    short = (*few, "--seeds", "1", "--tuning-seeds", "1", "--workers", "2", "--into", str(tmp_path))
+    result = json.loads(run("recovery.py", *short, "--json"))
+    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8")
+    cells = {(cell["fault"], cell["arm"]): cell for cell in result["cells"]}
+    assert cells["nan", "midcourse"]["recovered_hindsight"]["value"] == pytest.approx(1, abs=0.05)
+    assert cells["nan", "midcourse"]["acts_delay"] == 0
+    assert cells["cosine", "midcourse"]["changes"] == 0
+    assert cells["cosine", "midcourse"]["better"]["value"] == 0, "watched and unwatched are the same run"
+    assert "nothing is wrong" in run("recovery.py", *short)
+    assert (tmp_path / "runs.jsonl").read_text(encoding="utf-8") == lines, "a second start trains nothing"
