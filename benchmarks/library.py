@@ -1,4 +1,4 @@
-"""Does each shipped policy do what it is for, and nothing in a healthy run? Small real runs under all of them.
+"""Does each shipped policy do what it is for, and nothing in a healthy run? Small real runs under each.
 
 ::
 
