@@ -258,3 +258,17 @@ def test_average_run_length_compares_budgets_and_peers_on_every_noise() -> None:
             assert told["ratio"] > 0
             assert (told["error"] is None) == (told["alarms"] == 0)
     assert "e_detector" in run("average_run_length.py", *short)
+
+
+@pytest.mark.slow
+def test_library_holds_the_fine_tuning_policy_to_what_it_is_for() -> None:
+    runs = json.loads(run("library.py", "--policy", "fine-tuning", "--seeds", "1", "--json"))["runs"]
+    healthy, no_number, few = runs
+    assert healthy["healthy"]
+    assert healthy["bitwise"]
+    assert not any(each["changes"] for each in healthy["decisions"])
+    assert no_number["plain"] is None
+    assert no_number["loss"] < 2.2
+    assert few["loss"] < few["plain"] - 0.05
+    [act] = [each for each in few["decisions"] if each["changes"]]
+    assert (act["rule"], act["rung"], act["applied"]) == ("overfits", 0, True)
