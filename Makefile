@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all torture fuzz lint types check \
 	bench bench-rollback bench-detection bench-forecasting bench-precursors \
-	bench-changes clean
+	bench-changes bench-mixing bench-recovery bench-library clean
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -66,6 +66,15 @@ bench-precursors: $(READY)  ## what announces a blow-up, and how many steps befo
 
 bench-changes: $(READY)  ## changes that are meant, and faults right after them; some ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/changes.py $(BENCH_ARGS)
+
+bench-mixing: $(READY)   ## laws that set the mix, beside equal shares; some fifteen minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mixing.py $(BENCH_ARGS)
+
+bench-recovery: $(READY)  ## runs with one fault each: peers, hindsight, Midcourse; hours, BENCH_ARGS=--quick minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py $(BENCH_ARGS)
+
+bench-library: $(READY)  ## real runs under each shipped policy: healthy ones, and the fault it is made for
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/library.py $(BENCH_ARGS)
 
 clean:               ## remove the environment, caches and built files
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -307,3 +307,17 @@ def test_recovery_trains_tells_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert cells["cosine", "midcourse"]["better"]["value"] == 0, "watched and unwatched are the same run"
     assert "nothing is wrong" in run("recovery.py", *short)
     assert (tmp_path / "runs.jsonl").read_text(encoding="utf-8") == lines, "a second start trains nothing"
+
+
+@pytest.mark.slow
+def test_library_holds_the_fine_tuning_policy_to_what_it_is_for() -> None:
+    runs = json.loads(run("library.py", "--policy", "fine-tuning", "--seeds", "1", "--json"))["runs"]
+    healthy, no_number, few = runs
+    assert healthy["healthy"]
+    assert healthy["bitwise"]
+    assert not any(each["changes"] for each in healthy["decisions"])
+    assert no_number["plain"] is None
+    assert no_number["loss"] < 2.2
+    assert few["loss"] < few["plain"] - 0.05
+    [act] = [each for each in few["decisions"] if each["changes"]]
+    assert (act["rule"], act["rung"], act["applied"]) == ("overfits", 0, True)

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from midcourse.controller.cli import main
+from midcourse.policies.model import Policy
 from midcourse.policies.policy import load_policy
+from midcourse.policies.smells import smells_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(CONFIGS.rglob("*.test.yaml"))
-POLICIES = [path for path in sorted(CONFIGS.glob("*.yaml")) if "\nrules:" in path.read_text("utf-8")]
+POLICIES = [path for path in sorted(CONFIGS.glob("*.yaml")) if "\nversion:" in path.read_text("utf-8")]
 
 BLOW_UP = """policy: baseline
 tests:
@@ -54,8 +56,24 @@ def test_every_shipped_policy_has_tests_that_pass_and_reach_every_rung(policy: P
     pairs = [pair for test in json.loads(result.output)["tests"] for pair in test.get("decisions", ())]
     reached = {(pair["got"]["rule"], pair["got"]["rung"]) for pair in pairs}
     loaded = load_policy(policy.stem)
-    assert {(rule.name, rung) for rule in loaded.rules for rung in range(len(rule.ladder))} <= reached
-    assert loaded.limits is None or ("limits", 0) in reached
+    base = load_policy(Path(loaded.extends[0]).stem) if loaded.extends else Policy(version=1)
+    own = [rule for rule in loaded.rules if rule not in base.rules]  # the others are tested with the base
+    assert {(rule.name, rung) for rule in own for rung in range(len(rule.ladder))} <= reached
+    assert loaded.limits in (None, base.limits) or ("limits", 0) in reached
+    assert any(not test["decisions"] for test in json.loads(result.output)["tests"] if "decisions" in test)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda path: path.stem)
+def test_every_shipped_policy_has_no_smell_and_a_page_that_names_each_of_its_rules(policy: Path) -> None:
+    loaded = load_policy(policy.stem)
+    assert smells_of(loaded) == ()
+    if not loaded.extends:  # the README is the page of the baseline
+        return
+    page = policy.with_suffix(".md").read_text("utf-8")
+    base = {rule.name: rule for rule in load_policy(Path(loaded.extends[0]).stem).rules}
+    own = [rule.name for rule in loaded.rules if rule != base.get(rule.name)]
+    assert [name for name in own if f"`{name}`" not in page] == []
+    assert len(page.splitlines()) <= 60
 
 
 def test_a_file_whose_tests_pass(tmp_path: Path) -> None:
