@@ -158,7 +158,7 @@ class ZClipped(Uncontrolled):
         return True
 
     def _package(self) -> Callable[[], object]:
-        from zclip import ZClip as Package  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from zclip import ZClip as Package
 
         clip = Package()
         return lambda: clip.step(self.parts.model)
