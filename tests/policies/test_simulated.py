@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ BASELINE = load_policy("baseline")
 def journalled(
     policy: Policy,
     series: Mapping[str, Series],
-    told: Callable[[SimulatedRun, int], list[Commanded | PolicyEdited]],
+    told: Callable[[SimulatedRun, int], Iterable[Commanded | PolicyEdited]],
 ) -> tuple[Turn, list[Event]]:
     """What was said, and the events in the order in which a journal has them: a skip before its sample."""
     events: list[Event] = []
@@ -118,13 +118,15 @@ def test_commands_answers_and_edits_replay_the_same(
             series[name][begin : begin + length] = [value] * len(series[name][begin : begin + length])
     series = noisy(series, dict.fromkeys(series, 0.02), seed=1)
 
-    def events_of(run: SimulatedRun, tick: int) -> list[Commanded | PolicyEdited]:
+    def events_of(run: SimulatedRun, tick: int) -> Iterator[Commanded | PolicyEdited]:
+        """Asked for once the sample was judged: only then is it known what waits."""
         word = told.get(tick, "")
         if word.startswith("edit"):
-            return [PolicyEdited(EDITED if word == "edit" else ASKS, tick)]
-        if word in ("approve", "reject"):
-            return [Commanded(word, tick, each.id, "the test") for each in run.waiting]
-        return [Commanded(word, tick)] if word else []
+            yield PolicyEdited(EDITED if word == "edit" else ASKS, tick)
+        elif word in ("approve", "reject"):
+            yield from [Commanded(word, tick, each.id, "the test") for each in run.waiting]
+        elif word:
+            yield Commanded(word, tick)
 
     said, events = journalled(ASKS, series, events_of)
     assert replay(ASKS, events) == said
