@@ -72,6 +72,7 @@ class Feed:
         self._served_before = 0
         self._rewound = False
         self._after_pull: rng.RandomState | None = None
+        self._own_too = True
         self._batch: Any = None
         self._seen: tuple[tuple[int, int], Fingerprint] | None = None
         self._serving = False
@@ -143,7 +144,7 @@ class Feed:
         self._passes, self._next = dict(state["passes"]), state["next"]
         self._served_before = state["before"]
         self.left_out, self.missed = list(state["left_out"]), set(state["missed"])
-        self.rewind(place, random_state, seen)
+        self.rewind(place, random_state, seen, pulled=seen is not None)
 
     def epoch_begins(self) -> None:
         """The loop's counter goes on to an epoch: one may have several passes, or none."""
@@ -191,10 +192,19 @@ class Feed:
         if known is not None and known.broken_off is not None:
             yield from self.loader
 
-    def rewind(self, place: Place, random_state: rng.RandomState, seen: Fingerprint | None = None) -> None:
+    def rewind(
+        self,
+        place: Place,
+        random_state: rng.RandomState,
+        seen: Fingerprint | None = None,
+        *,
+        pulled: bool,
+    ) -> None:
         """Make ``place`` the next batch, with the random state in force once it is pulled.
 
-        ``seen`` is what the batch there was known by; the desk is told if it is another one now.
+        ``seen`` is what the batch there was known by; the desk is told if it is another one now. ``pulled``
+        says that the random state is of after its batch came. One of before does not hold what a sampler
+        draws as it comes to its end, so the loader's own generators are then left as that batch makes them.
 
         Drawing the order anew consumes randomness: the random state of the moment is in force at once, and
         again after the first batch has come.
@@ -203,6 +213,7 @@ class Feed:
         self._open(place)
         rng.restore(random_state, self._generators)
         self._after_pull = random_state
+        self._own_too = pulled
         self._seen = None if seen is None else (place.key, seen)
 
     def take_again(self, decision: str) -> None:
@@ -218,7 +229,8 @@ class Feed:
         """Draw what was prefetched again, so that new mixture weights reach the very next batch."""
         if not self._passes:
             return
-        self.rewind(self._place, self.random_state())
+        pulled = self._after_pull is not None and self._own_too
+        self.rewind(self._place, self.random_state(), pulled=pulled)
 
     def random_state(self) -> rng.RandomState:
         """The random state of the moment, the loader's own generators included.
@@ -263,7 +275,7 @@ class Feed:
     def _restore_random_state(self) -> None:
         """A rewind is complete once its first batch has come, or the pass has none left."""
         if self._after_pull is not None:
-            rng.restore(self._after_pull, self._generators)
+            rng.restore(self._after_pull, self._generators if self._own_too else None)
             self._after_pull = None
 
     def _return_to_start(self, place: Place) -> None:

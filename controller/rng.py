@@ -46,13 +46,15 @@ def capture(generators: tuple[torch.Generator, ...] = ()) -> RandomState:
     )
 
 
-def restore(state: RandomState, generators: tuple[torch.Generator, ...] = ()) -> None:
-    """Put the states back; ``generators`` in the order in which they were captured."""
+def restore(state: RandomState, generators: tuple[torch.Generator, ...] | None = ()) -> None:
+    """Put the states back; ``generators`` in the order in which they were captured, or None to leave them."""
     random.setstate(state.python)
     np.random.set_state(state.numpy)
     torch.set_rng_state(state.torch_cpu)
     if state.devices:
         torch.cuda.set_rng_state_all(list(state.devices))
+    if generators is None:
+        return
     for generator, own in zip(generators, state.generators, strict=True):
         generator.set_state(own)
 

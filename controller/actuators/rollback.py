@@ -117,7 +117,8 @@ def go_back(run: Run, decision: Decision, target: Snapshot, data: Data) -> None:
     if run.mix is not None:
         run.mix.rewind(moment.place, run.clock.tick + 1)
     # Under other weights a mixture gives another batch there.
-    feed.rewind(moment.place, moment.random_state, moment.batch if run.mix is None else None)
+    seen = moment.batch if run.mix is None else None
+    feed.rewind(moment.place, moment.random_state, seen, pulled=moment.batch is not None)
 
 
 def _forget_before_the_oldest(run: Run) -> None:
@@ -187,7 +188,7 @@ class Saved:
         run.clock.step, run.clock.branch = self.clock.step, self.clock.branch
         self.put_back_course(run)
         if self.rewinds and run.feed is not None and self.moment.place is not None:
-            run.feed.rewind(self.moment.place, self.moment.random_state)
+            run.feed.rewind(self.moment.place, self.moment.random_state, pulled=False)
 
     def put_back_course(self, run: Run) -> None:
         """Of this state only what lies outside snapshots: overrides as old as then, the data's history."""

@@ -28,6 +28,10 @@ def told(run: Path, at: dict[int, Any], **kwargs: Any) -> Ran:
     return loop(run, after_step=after_step, clock=lambda: next(seconds), **kwargs)
 
 
+def write(file: Path, text: str, run: Path) -> None:
+    file.write_text(text)
+
+
 def yes(run: Path, decision: str) -> None:
     approve(run, decision, by="ada")
 
@@ -62,3 +66,30 @@ def test_the_switch_withdraws_on_both(ranks: Ranks, tmp_path: Path) -> None:
     assert rates[8] == rates[25] == 5e-3
     assert set(rates[13:20]) == {1e-2}
     assert same(*ran)
+
+
+@pytest.mark.slow
+def test_an_edit_is_in_force_on_both(ranks: Ranks, tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(policy(COOLER))
+    edit = partial(write, file, policy("scale_lr: {factor: 0.25, hold: 500}"))
+    ran = ranks.run(told, tmp_path / "run", {8: edit}, policy=file, triggers={15: 1.0})
+    assert [d.actions[0].params["factor"] for d in ran[0].decisions] == [0.25]
+    assert ran[0].samples[-1].signals["lr"] == 2.5e-3
+    assert same(*ran)
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_switched_off_ends_on_both_as_if_it_had_not_been(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    arms = "{cooler: [scale_lr: {factor: 0.1}]}"
+    tried = policy(f"trial: {{arms: {arms}, steps: 32, judge: loss.value, from: here}}")
+    ran = ranks.run(told, tmp_path, {20: switch_off}, policy=tried, triggers={8: 1.0}, epochs=8)
+    whole = ranks.run(loop, epochs=8)
+    [outcome] = ran[0].outcomes
+    assert outcome.status is Status.FAILED
+    assert "switched off" in outcome.reason
+    assert len(whole[0].ticks) < len(ran[0].ticks) < len(whole[0].ticks) + 32  # broken off, not run through
+    for a, b in zip(whole, ran, strict=True):
+        assert same(a, b)
