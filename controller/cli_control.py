@@ -66,9 +66,7 @@ def _answer(run: Path, decision: str | None, by: str | None, *, yes: bool) -> No
     if decision is None:
         waiting = _told(lambda: outside.waiting(run))
         if len(waiting) != 1:
-            raise click.ClickException(
-                "\n".join(["no decision waits", *map(_line, waiting)][bool(waiting) :])
-            )
+            raise click.ClickException("\n".join(map(_line, waiting)) or "no decision waits")
         decision = waiting[0].id
     name, say = by or getpass.getuser(), outside.approve if yes else outside.reject
     _told(lambda: say(run, decision, name))

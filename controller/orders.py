@@ -17,7 +17,8 @@ from ..policies.actions import GO_BACK
 from ..policies.types import Decision, Outcome, Result, Status
 from .actuators.act import carry_out
 from .metrics import Metrics
-from .pilot import News, Pilot
+from .news import News
+from .pilot import Pilot
 from .run import Run
 from .sensing import in_force, keep_only, put_in_force
 from .trial import Trial
@@ -29,7 +30,6 @@ T = TypeVar("T")
 
 COMMAND = 1
 """Flag in the control slot: an order waits for the next batch request."""
-
 
 SWITCHED_OFF = "nothing may be changed any more: the policy was switched off"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..monitors.bank import MonitorBank, Readings
@@ -15,46 +14,14 @@ from ..policies.engine import Command, Engine, Turn
 from ..policies.evidence import measured_now
 from ..policies.policy import Mode, Policy
 from ..policies.regulators.bank import Move, Regulators
-from ..policies.types import Decision, Disposition, Outcome, Reply, Status, Verdict
+from ..policies.types import Decision, Disposition, Outcome, Reply, Status
 from .journal.store import Journal, JournalError
 from .metrics import Metrics
+from .news import News
 from .outside import LOOK_SECONDS, Outside, Switch, difference, objections
 from .reference_losses import with_references
 
 log = logging.getLogger("midcourse")
-
-
-@dataclass(slots=True)
-class News:
-    """What all processes must know of besides an act.
-
-    ``verdicts`` close what waited for them. Decisions that were ``asked`` about need the state that they
-    would go back to until they are ``answered``. ``moves`` are regulators', by target. ``halt``: what is
-    tried out is given up. ``withdraw``: overrides in force are taken back. ``anew``: what regulators have
-    set is.
-    """
-
-    verdicts: list[Verdict] = field(default_factory=list)
-    asked: list[Decision] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
-    moves: dict[str, float] = field(default_factory=dict)
-    halt: bool = False
-    withdraw: bool = False
-    anew: bool = False
-
-    def __bool__(self) -> bool:
-        flags = self.halt or self.withdraw or self.anew
-        return bool(self.verdicts or self.asked or self.answered or self.moves or flags)
-
-    def extend(self, other: News) -> None:
-        """Append what came later."""
-        self.verdicts += other.verdicts
-        self.asked += other.asked
-        self.answered += other.answered
-        self.moves = other.moves if other.anew else self.moves | other.moves
-        self.halt |= other.halt
-        self.withdraw |= other.withdraw
-        self.anew |= other.anew
 
 
 class Pilot:
@@ -277,9 +244,8 @@ class Pilot:
         self.policy = policy
         self.bank.take_specs(policy.monitors, policy.baselines)
         self._take(self.engine.take_policy(policy, tick), None)
-        if (
-            self._dry and policy.mode is Mode.ACT
-        ):  # what they came to unheard may lie far from what is in force
+        if self._dry and policy.mode is Mode.ACT:
+            # What regulators came to unheard may lie far from what is in force.
             self._dry = False
             self.regulators.load_state_dict({})
             self._news.extend(News(anew=True))

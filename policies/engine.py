@@ -6,7 +6,7 @@ A pure state machine whose only time is the tick of the samples. One tick goes l
 2. ``tick``, after it: acts whose window closes get their verdicts, then all other rules are evaluated.
 3. Of the rules that fire, the strongest rung acts: stop > rollback > skip > learning rate > data > record,
    then the first in the policy. The others stay firing, unpaid, and are recorded as suppressed, once. What
-   else may hold a rule back is told in ``floor``.
+   else may hold a rule back is told in ``arbiter``.
 4. ``record`` takes the outcome, now or some ticks later. Until then nobody else acts. While the arms of a
    trial are tried out nothing is judged at all: what is measured belongs to courses that may be left again.
 
@@ -24,9 +24,9 @@ from typing import Any
 from ..monitors.types import Sample
 from .actions import GO_BACK
 from .amendments import Amendments
+from .arbiter import Arbiter, Now
 from .evidence import measured_now
 from .expressions import Readings
-from .floor import Floor, Now
 from .limits import LIMITS
 from .model import Mode, Policy, Rule
 from .phases import Machine, corrects, note
@@ -92,7 +92,7 @@ class Engine:
         self._before_step = [lane for lane in self._lanes.values() if lane.rule.before_step]
         self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
         self._open = OpenVerdicts()
-        self._floor = Floor(policy, self._lateness, self._machines, self._open)
+        self._arbiter = Arbiter(policy, self._lateness, self._machines, self._open)
         self._judged_tick = -1
 
     def take_policy(self, policy: Policy, tick: int) -> Turn:
@@ -110,7 +110,7 @@ class Engine:
             turn.verdicts.append(act.verdict(Result.INCONCLUSIVE, tick, reason))
         for machine in self._machines():
             if stays.get(machine.rule.name) != machine.rule:
-                self._floor.lapse(machine, tick, turn, "the policy was edited")
+                self._arbiter.lapse(machine, tick, turn, "the policy was edited")
         state = self.state_dict()
         state["machines"] = [machine for machine in state["machines"] if machine["rule"] in stays]
         self._start(policy)
@@ -123,40 +123,40 @@ class Engine:
     @property
     def mode(self) -> Mode:
         """Whether rules may act, but for the kill switch."""
-        return self._floor.mode
+        return self._arbiter.mode
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        self._floor.mode = mode
+        self._arbiter.mode = mode
 
     @property
     def off(self) -> bool:
         """Whether the kill switch is pulled."""
-        return self._floor.off
+        return self._arbiter.off
 
     @property
     def acting(self) -> bool:
         """Whether decisions change the run."""
-        return self._floor.acting
+        return self._arbiter.acting
 
     @property
     def waiting(self) -> Sequence[Decision]:
         """The decisions that wait for approval."""
-        return self._floor.questions.waiting
+        return self._arbiter.questions.waiting
 
     @property
     def amendments(self) -> Amendments:
         """What is decided otherwise than by the policy alone."""
-        return self._floor.amendments
+        return self._arbiter.amendments
 
     def amend(self, amendments: Amendments) -> None:
         """Decide by the policy, but for these decisions: the run is a fork. No part of ``state_dict``."""
-        self._floor.amendments = amendments
+        self._arbiter.amendments = amendments
 
     @property
     def in_flight(self) -> Decision | None:
         """The act whose outcome has not been recorded yet."""
-        return self._floor.in_flight
+        return self._arbiter.in_flight
 
     def still_takes(self, decision: Decision) -> bool:
         """Whether this is an act of the policy as it is by now."""
@@ -176,7 +176,7 @@ class Engine:
     @property
     def trying(self) -> bool:
         """Whether a trial is in flight."""
-        act = self._floor.in_flight
+        act = self._arbiter.in_flight
         return act is not None and any(action.name == "trial" for action in act.actions)
 
     @property
@@ -219,10 +219,10 @@ class Engine:
     def record(self, outcome: Outcome) -> Turn:
         """Take the outcome of the act in flight; any other, such as one told before, changes nothing."""
         turn = Turn()
-        decision = self._floor.in_flight
+        decision = self._arbiter.in_flight
         if decision is None or decision.id != outcome.decision_id:
             return turn
-        self._floor.in_flight = None
+        self._arbiter.in_flight = None
         applied = outcome.status is Status.APPLIED
         if decision.rule == LIMITS:
             self.mode = self.mode if applied else Mode.OBSERVE
@@ -248,12 +248,12 @@ class Engine:
         turn = Turn()
         told = Command(command)
         if told in (Command.APPROVE, Command.REJECT):
-            self._floor.questions.reply(subject, Reply.YES if told is Command.APPROVE else Reply.NO, by)
+            self._arbiter.questions.reply(subject, Reply.YES if told is Command.APPROVE else Reply.NO, by)
         elif told in (Command.OFF, Command.ON):
-            self._floor.off = told is Command.OFF
+            self._arbiter.off = told is Command.OFF
         elif told is Command.RESUME:
-            self._floor.in_flight = None
-            self._floor.last_act = (-1, "")
+            self._arbiter.in_flight = None
+            self._arbiter.last_act = (-1, "")
             self._judged_tick = -1
             self._rewind(tick, turn)
         else:
@@ -262,7 +262,7 @@ class Engine:
 
     def restarted(self, tick: int) -> None:
         """A new process goes on from how the run stood after this tick."""
-        self._floor.guardrails.restarted(tick)
+        self._arbiter.guardrails.restarted(tick)
 
     def dismiss(self, tick: int) -> Turn:
         """Nobody will carry out the act in flight: it counts as observed, and from now on nothing acts.
@@ -270,7 +270,7 @@ class Engine:
         For a policy that is tried on a run that took another course.
         """
         turn = Turn()
-        decision, self._floor.in_flight = self._floor.in_flight, None
+        decision, self._arbiter.in_flight = self._arbiter.in_flight, None
         self.mode = Mode.OBSERVE
         if decision is not None and decision.rule != LIMITS:
             self._observed(decision, tick, turn)
@@ -302,7 +302,7 @@ class Engine:
                     wishes.append((-self._strength(machine, now), lane.place, instance, machine))
         if wishes:
             for *_, machine in sorted(wishes, key=lambda wish: wish[:3]):
-                self._floor.grant(machine, now)
+                self._arbiter.grant(machine, now)
 
     def _advance(self, machine: Machine, holds: bool | None, now: Now) -> bool:
         tick, before = now.sample.tick, machine.phase
@@ -310,12 +310,12 @@ class Engine:
         wants = machine.advance(tick, holds, fresh)
         note(machine, before, tick, now.turn)
         if before is Phase.FIRING and not wants:
-            self._floor.lapse(machine, tick, now.turn, "its condition holds no more")
+            self._arbiter.lapse(machine, tick, now.turn, "its condition holds no more")
         return wants
 
     def _strength(self, machine: Machine, now: Now) -> int:
         """The priority of the rung that it would take; who has none left comes last."""
-        rung, _ = self._floor.plan(machine, now.sample.tick)
+        rung, _ = self._arbiter.plan(machine, now.sample.tick)
         return -1 if rung is None else machine.rule.ladder[rung].priority
 
     # Outcomes and verdicts
@@ -323,13 +323,13 @@ class Engine:
     def _applied(self, decision: Decision, outcome: Outcome, turn: Turn) -> None:
         machine = self._machine(decision)
         before = machine.phase
-        charged = self._floor.last_act[0]  # not the decision's own tick: it may have waited for approval
+        charged = self._arbiter.last_act[0]  # not the decision's own tick: it may have waited for approval
         machine.applied(decision.rung, charged, outcome.tick)
         note(machine, before, outcome.tick, turn)
         if not corrects(decision.actions):
             return
-        if self._floor.limiter is not None:
-            self._floor.limiter.ledger.charge(charged)
+        if self._arbiter.limiter is not None:
+            self._arbiter.limiter.ledger.charge(charged)
         for act in self._open.close_where(lambda verdict: True):
             turn.verdicts.append(act.overlapped(decision, outcome.tick))
             self._machine(act).waiting = False
@@ -361,7 +361,7 @@ class Engine:
             before = machine.phase
             machine.rewind()
             note(machine, before, tick, turn)
-            self._floor.lapse(machine, tick, turn, "the run went back")
+            self._arbiter.lapse(machine, tick, turn, "the run went back")
 
     def _machine(self, of: Decision | OpenVerdict) -> Machine:
         return self._lanes[of.rule].machine(of.instance)
@@ -371,7 +371,7 @@ class Engine:
     def state_dict(self) -> dict[str, Any]:
         """All of its state, as JSON."""
         return {
-            **self._floor.state_dict(),
+            **self._arbiter.state_dict(),
             "judged_tick": self._judged_tick,
             "open_verdicts": self._open.state_dict(),
             "machines": [machine.state_dict() for machine in self._machines()],
@@ -379,7 +379,7 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. What it says of rules that this policy does not have is left out."""
-        self._floor.load_state_dict(state, self._rule)
+        self._arbiter.load_state_dict(state, self._rule)
         self._judged_tick = state["judged_tick"]
         # Under another name, or not at all, in checkpoints of earlier versions.
         acts = state.get("open_verdicts", state.get("trials", ()))

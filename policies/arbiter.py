@@ -1,4 +1,4 @@
-"""The floor: of all rules that fire at a tick one acts, and it is told what holds the others back.
+"""The arbiter: of all rules that fire at a tick it lets one act, and tells what holds the others back.
 
 A rule that fires and wants to act is heard in this order:
 
@@ -38,7 +38,7 @@ class Now:
     turn: Turn
 
 
-class Floor:
+class Arbiter:
     """Lets rules act, one at a time.
 
     Args:
