@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from ..monitors.bank import MonitorBank, Readings
@@ -22,6 +23,9 @@ from .outside import LOOK_SECONDS, Outside, Switch, difference, objections
 from .reference_losses import with_references
 
 log = logging.getLogger("midcourse")
+
+_NEVER_LOOKED = -inf
+"""The first look comes before the first sample."""
 
 
 class Pilot:
@@ -47,9 +51,10 @@ class Pilot:
         self.bank = MonitorBank(policy.monitors, policy.baselines)
         self.engine = Engine(policy, self.bank.lateness)
         self.regulators = Regulators(*with_references(policy.regulators))
+        self._regulated = bool(policy.regulators)  # for good: an edit of them is refused
         self._news = News()
         self._outside = outside
-        self._look_at: float | None = None  # the first look comes before the first sample
+        self._look_at = _NEVER_LOOKED
         self._withdrawn = False
         self._dry = policy.mode is Mode.OBSERVE  # regulators tell what they would do, in force is nothing
         self._journal = journal
@@ -108,16 +113,18 @@ class Pilot:
 
     def judge_step(self, sample: Sample) -> Decision | None:
         """Before the update: what the guard says of loss and gradients, and whether to skip the step."""
-        self.look_first(sample.tick - 1)
+        if self._look_at == _NEVER_LOOKED:
+            self.look_first(sample.tick - 1)
         readings = self.bank.judge_step(sample)
         return self._take(self.engine.judge_step(sample, readings), sample)
 
     def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
         """After the update: the decision to act, if any, and whether the state is one to return to."""
-        self.look_first(sample.tick - 1)
+        if self._look_at == _NEVER_LOOKED:
+            self.look_first(sample.tick - 1)
         began = self._clock()
         readings = self.bank.update(sample)
-        moves = self.regulators.take(sample.signals) if self.regulators and self._regulates else ()
+        moves = self.regulators.take(sample.signals) if self._regulated and self._regulates else ()
         sensed = self._clock()
         turn = self.engine.tick(sample, readings)
         decided = self._clock()
@@ -125,7 +132,7 @@ class Pilot:
         if self.bank.news:
             self.bank.news = False
             self._follow_health(sample, readings)
-        if self.regulators:
+        if self._regulated:
             self._regulate(moves, sample.tick)
         decision = self._take(turn, sample)
         self._metrics.sample(sample, readings)
@@ -136,7 +143,7 @@ class Pilot:
             ("journal", ended - decided),
         ):
             self._metrics.overhead(part, seconds)
-        if self._look_at is None or ended >= self._look_at:
+        if ended >= self._look_at:
             self._look(sample.tick)
         return decision, not self.engine.suspects
 
@@ -175,14 +182,17 @@ class Pilot:
         self.event("plan", tick, plan.to_json())
         self.bank.plan(plan)
 
-    def take_news(self) -> News:
-        """What all processes must know of since the last call."""
-        news, self._news = self._news, News()
+    def take_news(self) -> News | None:
+        """What all processes must know of since the last call; at most ticks that is nothing."""
+        news = self._news
+        if not news:
+            return None
+        self._news = News()
         return news
 
     def look_first(self, tick: int) -> None:
         """Before anything is done or judged: see what has come from outside, unless that was done."""
-        if self._look_at is None:
+        if self._look_at == _NEVER_LOOKED:
             if self._outside is not None and tick == 0:
                 self._outside.forget_answers()
             self._look(tick)

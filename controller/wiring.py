@@ -180,7 +180,8 @@ class Wiring:
 
     def requested(self, feed: Feed) -> bool:
         """The loop asks a loader for its next batch; False ends its pass."""
-        self._end_fork()
+        if self._settings.forked is not None:
+            self._end_fork(self._settings.forked)
         return self._guarded(Cycle.requested, feed) is not False
 
     def pulled(self, feed: Feed, batch: Any) -> None:
@@ -400,16 +401,16 @@ class Wiring:
     def _is_stopped(self) -> bool:
         return self.stopped is not None
 
-    def _end_fork(self) -> None:
+    def _end_fork(self, forked: ForkOrder) -> None:
         """A fork that was asked for so many steps only comes to its end after them."""
-        forked = self._settings.forked
-        if forked is None or forked.until is None or self.cycle is None:
+        if forked.until is None or self.cycle is None:
             return
         if self.cycle.run.stopped is None and self._step() >= forked.until:
             self.cycle.run.stopped = f"the fork was asked for no more than {forked.until} steps"
 
     def _at_rest(self) -> None:
-        self._end_fork()
+        if self._settings.forked is not None:
+            self._end_fork(self._settings.forked)
         if self.cycle is not None:
             self.cycle.at_rest()
 

@@ -197,7 +197,7 @@ class Engine:
 
         ``tick`` leaves them out at the same tick, so that a measurement counts once.
         """
-        if self.trying:
+        if self._arbiter.in_flight is not None and self.trying:
             return Turn()
         now = Now(sample, readings, Turn())
         self._judged_tick = sample.tick
@@ -206,7 +206,7 @@ class Engine:
 
     def tick(self, sample: Sample, readings: Readings) -> Turn:
         """Give the verdicts that are due, then evaluate the rules."""
-        if self.trying:
+        if self._arbiter.in_flight is not None and self.trying:
             return Turn()
         now = Now(sample, readings, Turn())
         if self._open:
