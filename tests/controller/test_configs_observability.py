@@ -209,6 +209,8 @@ def test_a_real_prometheus_answers_every_expression(served: tuple[Metrics, Serve
     metrics.error("monitor")
     metrics.error("checkpoint")
     metrics.snapshot(1, 1000, 0.1)
+    metrics.waiting(1)
+    metrics.edited(None)
     server.wait_for(PANELS + ANNOTATIONS)
     [answer] = server.value_of('increase(midcourse_decisions_total{rule="off-course",disposition="act"}[1m])')
     assert float(answer["value"][1]) > 0  # the first one counts
