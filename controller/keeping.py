@@ -16,7 +16,7 @@ from .run import Run
 from .snapshots import Snapshots
 from .termination import Termination
 
-LEAVE, LEAVE_ELSEWHERE = 8, 16
+LEAVE, LEAVE_ELSEWHERE = 8, 32
 """Flags in the control slot: rank 0, or any other process (their sum may be more), was asked to end."""
 
 

@@ -31,6 +31,11 @@ T = TypeVar("T")
 COMMAND = 1
 """Flag in the control slot: an order waits for the next batch request."""
 
+WATCH = 16
+"""Flag in the control slot: the step that is being made may have to be skipped, so all wait for rank 0."""
+
+_LEAP = 4.0  # loss or gradient norm against the step before: beyond it all processes wait for rank 0
+
 SWITCHED_OFF = "nothing may be changed any more: the policy was switched off"
 
 
@@ -69,6 +74,8 @@ class Orders:
         self._arrive = arrive
         self._clock = clock
         self._pending: Order | None = None
+        self._watched = False
+        self._before: Mapping[str, float] = {}
         self._trial: Trial | None = None
         self._shown_multiplier: float | None = None
         self._shown_weights: Mapping[str, float] | None = None
@@ -94,7 +101,8 @@ class Orders:
     @property
     def flags(self) -> int:
         """What rank 0 puts into the control slot for the others."""
-        return 0 if self._pending is None else COMMAND
+        watch = WATCH if self._pilot is not None and self._pilot.bank.on_edge else 0
+        return watch if self._pending is None else watch | COMMAND
 
     @property
     def may_act(self) -> bool:
@@ -109,6 +117,7 @@ class Orders:
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector."""
         self.due = self.due or bool(flags & COMMAND)
+        self._watched = bool(flags & WATCH)
 
     def guard(self, sample: Sample) -> bool:
         """Before the update: skip it where a rule says so; all ranks see the same numbers, rank 0 decides."""
@@ -194,8 +203,13 @@ class Orders:
 
         What it decides on other grounds (an alarm that lasts, say) waits for the next batch request.
         """
-        signals = sample.signals
-        if signals.get("grad_norm") == 0.0 or not all(map(math.isfinite, signals.values())):
+        signals, before = sample.signals, self._before
+        self._before = signals
+        watched, self._watched = self._watched, False
+        leaps = any(
+            abs(signals.get(name, 0.0)) > _LEAP * abs(before.get(name, math.inf)) for name in ("loss", "grad_norm")
+        )
+        if watched or leaps or signals.get("grad_norm") == 0.0 or not all(map(math.isfinite, signals.values())):
             shared: Decision | None = self._run.ranks.share(decision)
             return shared
         self._hold(decision)

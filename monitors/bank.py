@@ -160,6 +160,11 @@ class MonitorBank:
             except BaseException as error:  # noqa: BLE001
                 self._fail(watch, error)
 
+    @property
+    def on_edge(self) -> bool:
+        """Whether a monitor that is judged before the step may alarm at the next one, if it is at all bad."""
+        return any(getattr(watch.monitor, "on_edge", False) for watch in self._before_step)
+
     def lateness(self, monitor: str) -> int:
         """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases.
 

@@ -10,6 +10,7 @@ from .forecast import ForecastMonitor
 from .frozen import Frozen
 from .guard import Guard
 from .jump import Jump
+from .outliers import Outliers
 from .page_hinkley import PageHinkley
 from .shift import Shift
 from .spike import Spike
@@ -23,6 +24,7 @@ MONITORS: dict[str, type[Monitor]] = {
     "spike": Spike,
     "sustained_rise": SustainedRise,
     "divergence": Divergence,
+    "outliers": Outliers,
     "e_detector": EDetector,
     "stalled": Stalled,
     "too_good": TooGood,

@@ -140,6 +140,7 @@ ACTIONS: Mapping[str, ActionKind] = {
     "set_lr": ActionKind(
         Priority.LEARNING_RATE, Record({"to": Field(Real(0)), **_FOR_A_WHILE}), _learning_rate
     ),
+    "restore_lr": ActionKind(Priority.LEARNING_RATE, Record({**_FOR_A_WHILE}), _learning_rate),
     "reweight": ActionKind(
         Priority.DATA,
         Record(

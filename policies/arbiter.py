@@ -24,7 +24,7 @@ from .expressions import Readings
 from .guardrails import Guardrails
 from .limits import LIMITS, Limiter
 from .model import Approval, Mode, Policy, Rule
-from .phases import Machine, is_last_resort, note
+from .phases import Machine, is_last_resort, note, only_skips
 from .types import Action, Decision, Disposition, Phase, Reply, Turn
 from .verification import OpenVerdicts
 
@@ -119,7 +119,7 @@ class Arbiter:
             now.turn.decisions.append(self._decision(machine, rung, Disposition.OBSERVE, now))
             self.lapse(machine, tick, now.turn, "nothing is done any more")
             if not self.acting:  # as if it had acted: the others come later, as they would have
-                self.last_act = (tick, machine.rule.name)
+                self._acted(tick, machine.rule.name, machine.rule.ladder[rung].actions)
             note(machine, before, tick, now.turn)
             return
         decision = self._decided(machine, rung, now)
@@ -198,8 +198,12 @@ class Arbiter:
 
     def _fly(self, decision: Decision, now: Now) -> None:
         self.in_flight = decision
-        self.last_act = (now.sample.tick, decision.rule)
+        self._acted(now.sample.tick, decision.rule, decision.actions)
         now.turn.decisions.append(decision)
+
+    def _acted(self, tick: int, rule: str, actions: tuple[Action, ...]) -> None:
+        """Nobody else acts at this tick, unless a step was skipped: that is over before its tick is."""
+        self.last_act = (tick, "" if only_skips(actions) else rule)
 
     def _suppress(self, machine: Machine, rung: int, why: str, now: Now) -> None:
         """Record, once, why a rule that fires does not act."""

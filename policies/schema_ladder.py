@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .actions import ACTIONS, IN_ARMS, Origin, Priority, priority_of
+from .actions import ACTIONS, IN_ARMS, Data, Origin, Priority, priority_of
 from .document import Fault, Node, Place
 from .expressions import Expression
 from .model import THIS, Rung
@@ -18,6 +18,7 @@ from .types import Action
 
 _ALONE = {"stop": "nothing comes after it", "trial": "what is to be tried goes into its arms"}
 _ARM = Name(re.compile(r"[A-Za-z0-9][\w.-]{0,63}").fullmatch, "a word of letters, digits, '-', '_' and '.'")
+_NO_SCHEDULE = "needs a rollback with data: skip or replay beside it, which takes the schedule back"
 _TOO_LATE = "'when' may name only monitors that are judged before the step"
 
 
@@ -158,6 +159,8 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
             faults.append(Fault(place, f"{action.name} is not needed beside rollback, which undoes the step"))
         if priority_of(action.name) is Priority.SKIP and _saves(rung):
             faults.append(Fault(place, f"{action.name} cannot stand beside checkpoint: its tick is not over"))
+        if action.name == "restore_lr" and not _rewinds(rung):
+            faults.append(Fault(place, f"{action.name} {_NO_SCHEDULE}"))
         target = ACTIONS[action.name].target(action.params) or action.name
         if target in taken:
             what = "is here twice" if target == action.name else f"is the second action on {target}"
@@ -167,6 +170,10 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
 
 def _rolls_back(rung: list[_Placed]) -> bool:
     return any(priority_of(action.name) is Priority.ROLLBACK for _, action, _ in rung)
+
+
+def _rewinds(rung: list[_Placed]) -> bool:
+    return any(action.params.get("data") in (Data.SKIP.value, Data.REPLAY.value) for _, action, _ in rung)
 
 
 def _saves(rung: list[_Placed]) -> bool:

@@ -173,6 +173,8 @@ def _pull(action: Action, rule: Rule) -> _Pull | None:
     params = action.params
     if action.name == "scale_lr":
         factor, target = params["factor"], "the learning rate"
+    elif action.name == "restore_lr":
+        factor, target = 0, "the learning rate"
     elif action.name == "reweight" and (params["scale"] is not None or params["to"] == 0):
         factor = 0 if params["scale"] is None else params["scale"]
         source = params["source"]

@@ -12,7 +12,7 @@ from ..ranks import FailedElsewhere
 from ..run import Run
 from .checkpoint import checkpoint
 from .effect import Actuator, Effect, Refused
-from .learning_rate import scale_lr, set_lr
+from .learning_rate import restore_lr, scale_lr, set_lr
 from .moments import reset_moments
 from .notify import notify
 from .reweight import reweight
@@ -30,6 +30,7 @@ ACTUATORS: dict[str, Actuator] = {
     "skip_step": skip_step,
     "scale_lr": scale_lr,
     "set_lr": set_lr,
+    "restore_lr": restore_lr,
     "reweight": reweight,
     "rollback": rollback,
     "checkpoint": checkpoint,

@@ -1,4 +1,4 @@
-"""``scale_lr`` and ``set_lr``: layers over the user's schedule."""
+"""``scale_lr``, ``set_lr`` and ``restore_lr``: layers over the user's schedule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from ...policies.types import Decision
 from ..learning_rate import TARGET
 from ..overrides import Kind, Layer
 from ..run import Run
-from .effect import Effect
+from .effect import Effect, Refused
+
+_HAS_RISEN = 1.1  # less would mend nothing
 
 
 def scale_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
@@ -20,6 +22,18 @@ def scale_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
 def set_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Replace the scheduled rate by ``to`` for ``hold`` ticks, then ramp back to the schedule."""
     return _add(run, decision, Kind.SET, params["to"], params)
+
+
+def restore_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
+    """After a rollback that took the schedule back: lower the rate by as much as it had risen since then.
+
+    Whatever makes it rise comes again, but leads to the rate that did well before. Refused where it had not
+    risen, so that the next rung is taken.
+    """
+    then, last = run.learning_rate.rates(run.clock.tick + 1)[0], run.learning_rate.effective
+    if not last > _HAS_RISEN * then:
+        raise Refused(f"the learning rate has not risen: {last:.4g} at the last update, {then:.4g} before")
+    return _add(run, decision, Kind.SCALE, then / last, params)
 
 
 def _add(run: Run, decision: Decision, kind: Kind, value: float, params: Mapping[str, Any]) -> Effect:

@@ -152,6 +152,8 @@ def past(action: Action, detail: Mapping[str, Any]) -> str:
             return f"rolled back to {target}{undone} ({way})"
         case "scale_lr":
             return f"multiplied the learning rate by {number(params['factor'])}{_while(params)}"
+        case "restore_lr":
+            return f"took back the rise of the learning rate{_while(params)}"
         case "set_lr":
             return f"set the learning rate to {number(params['to'])}{_while(params)}"
         case "reweight" if params.get("scale") is not None:

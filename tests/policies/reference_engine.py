@@ -124,7 +124,7 @@ class ReferenceEngine:
             if rung is None:
                 story.phase = "exhausted"
             elif self.watches or story.plan.observe:
-                busy = self.watches
+                busy = self.watches and action != "skip_step"
                 self.lapse(story)
                 decisions.append((story.plan.name, "observe", action))
                 self.take(story, rung, tick)
