@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..monitors.types import SUPPLY_PREFIX
 from ..policies.policy import Mode, Policy
 from .buffers import buffers_for
 from .clock import Clock, Trail
@@ -19,6 +20,7 @@ from .norms import Norms, why_no_lag
 from .overrides import Layers
 from .ranks import Ranks
 from .records import Records
+from .repeats import REPEATS, Repeats
 from .ring import Ring
 from .run import Rollback, Run
 from .sensing import Sensing
@@ -101,6 +103,7 @@ def assemble_cycle(
     if lag and (reason := why_no_lag(run.optimizer, spread=norms.spread)) is not None:
         notices.append(reason)
     recorder.spread_norms = norms.spread
+    recorder.tells_supply = policy.reads(f"{SUPPLY_PREFIX}*")
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":
         notices.append(COSTS_A_WAIT)
@@ -113,6 +116,7 @@ def assemble_cycle(
         delayed=delayed,
         snapshots=acting,
         notices=notices,
+        repeats=Repeats() if policy.reads(REPEATS) else None,
         on_feed=on_feed,
         look_ahead=look_ahead,
         termination=termination,

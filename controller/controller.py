@@ -19,6 +19,7 @@ from .forks.command import Command
 from .forks.order import ForkOrder, free_port
 from .ranks import Ranks
 from .records import Records
+from .repeats import REPEATS
 from .run import Rollback
 from .signals import Recorder
 from .training_state import Stateful
@@ -93,7 +94,8 @@ class Controller:
         checked = ranks.together(lambda: policy if isinstance(policy, Policy) else load_policy(policy))
         # The default is named after one process.
         directory: Path = ranks.share(Path(run_dir) if run_dir is not None else _default_directory())
-        recorder = Recorder(sources, (*checked.signals, *signals), fixed=ranks.world > 1)
+        logged = (*checked.signals, *signals, *((REPEATS,) if checked.reads(REPEATS) else ()))
+        recorder = Recorder(sources, logged, fixed=ranks.world > 1)
 
         def open_records() -> Records:
             return Records.open(

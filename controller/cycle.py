@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from .norms import Norms, gradient_norm
 from .orders import Orders
 from .pilot import Pilot
 from .reading_ahead import READS_AHEAD, SETTLED, autograd_sequence, made_before
+from .repeats import REPEATS, Repeats
 from .run import Run
 from .signals import CONTROL, Recorder, count_examples, unpack
 from .snapshots import PassEnds, Snapshots
@@ -58,6 +59,7 @@ class Cycle:
         delayed: Read signals a tick late, so that the device is never waited for.
         snapshots: Take one before the first step; later ones follow where decisions change the run.
         notices: What is to be said at start; the snapshots add theirs.
+        repeats: Looks whether a batch comes again, where the policy asks for that.
         on_feed: Called when the training loader is known.
         look_ahead: Called before every step, while the rates are the schedule's own.
         termination: Whether the process is asked to end.
@@ -76,6 +78,7 @@ class Cycle:
         delayed: bool,
         snapshots: bool,
         notices: list[str],
+        repeats: Repeats | None = None,
         on_feed: Callable[[Feed | None], None],
         look_ahead: Callable[[], None],
         termination: Termination,
@@ -100,6 +103,7 @@ class Cycle:
         )
         self._pass_ends = PassEnds(run)
         self._transport = Transport(run.accelerator.device) if delayed else None
+        self._repeats = repeats
         self._on_feed = on_feed
         self._look_ahead = look_ahead
         self._clock = clock
@@ -211,8 +215,11 @@ class Cycle:
             # NCCL reduces what lies on the device; the round trip is the price of judging before the step.
             packed = torch.tensor(vector, dtype=torch.float64, device=self.run.accelerator.device)
             vector = self.run.ranks.reduce(packed).tolist()
-        self._sample.signals.update(unpack(self.recorder.names, vector))
+        self._sample.signals.update(unpack(self.recorder.names, vector, self._planned()))
         self._heed(self._sample)
+
+    def _planned(self) -> Mapping[str, float] | None:
+        return self.run.mix.planned if self.recorder.tells_supply and self.run.mix is not None else None
 
     def _control(self) -> float:
         flags = self._orders.flags | self._keeping.flags
@@ -254,7 +261,7 @@ class Cycle:
                 sample.signals[name] = float(value)
             self._orders.judge(sample)
         elif self._transport is not None:
-            self._transport.send(sample, self.recorder.names, self._vector, measured)
+            self._transport.send(sample, self.recorder.names, self._vector, measured, self._planned())
             self._judge_arrived()
         self.recorder.clear()
         if run.layers:
@@ -324,6 +331,8 @@ class Cycle:
         if self.run.clock.tick < SETTLED:
             self._pulled_at = autograd_sequence()
         self.recorder.examples += count_examples(batch)
+        if self._repeats is not None and (repeats := self._repeats.look(batch)) is not None:
+            self.recorder.log({REPEATS: repeats})
         if not self.recorder.micro_batches and not self._ahead:
             self._keeping.if_due(feed, begun=self._begun)
 

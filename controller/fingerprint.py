@@ -17,7 +17,7 @@ Fingerprint = tuple[tuple[tuple[int, ...], torch.Tensor], ...]
 
 def fingerprint(batch: Any) -> Fingerprint:
     """What a batch is known by: enough to tell augmented examples apart, and far cheaper than a copy."""
-    return tuple((tuple(t.shape), _sum(t)) for t in _tensors(batch))
+    return tuple((tuple(t.shape), _sum(t)) for t in tensors_of(batch))
 
 
 def same(a: Fingerprint, b: Fingerprint) -> bool:
@@ -28,15 +28,16 @@ def same(a: Fingerprint, b: Fingerprint) -> bool:
     )
 
 
-def _tensors(batch: Any) -> Iterator[torch.Tensor]:
+def tensors_of(batch: Any) -> Iterator[torch.Tensor]:
+    """All tensors of a batch of any shape, in their order."""
     if isinstance(batch, torch.Tensor):
         yield batch.detach()
     elif isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _tensors(value)
+            yield from tensors_of(value)
     elif isinstance(batch, (list, tuple)):
         for value in batch:
-            yield from _tensors(value)
+            yield from tensors_of(value)
 
 
 def _sum(tensor: torch.Tensor) -> torch.Tensor:

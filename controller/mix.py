@@ -42,6 +42,8 @@ class Mix:
     """
 
     def __init__(self, mixture: Mixture, feed: Feed, layers: Layers) -> None:
+        self.planned: Shares = {}
+        """The shares of which the newest batch was drawn, as far as they have been told."""
         self.regulated: Shares = {}
         """Shares that regulators set in place of the author's own: the lowest layer, below the overrides."""
         self._mixture = mixture
@@ -85,7 +87,8 @@ class Mix:
             return None
         self._told = weights
         total = sum(weights.values())
-        return {name: weight / total for name, weight in weights.items()}
+        self.planned = {name: weight / total for name, weight in weights.items()}
+        return self.planned
 
     def wanted(self, tick: int) -> dict[str, float]:
         """The weights that regulators and overrides ask for at this tick."""

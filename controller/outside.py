@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..monitors.types import SUPPLY_PREFIX
 from ..policies.policy import Policy, PolicyError, load_policy
 from ..policies.types import Decision, Disposition, Reply
 from .journal.place import JournalError, journal_path
@@ -237,10 +238,11 @@ def objections(before: Policy, after: Policy) -> list[str]:
         for key, (old, new) in fixed.items()
         if old != new
     ]
-    if after.reads("moment_lag") and not before.reads("moment_lag"):
-        found.append(
-            "'moment_lag' is not measured in this run, since its policy did not read it at the start"
-        )
+    found += [
+        f"'{signal}' is not measured in this run, since its policy did not read it at the start"
+        for signal in ("moment_lag", "repeats", f"{SUPPLY_PREFIX}*")
+        if after.reads(signal) and not before.reads(signal)
+    ]
     if any(rule.before_step for rule in after.rules) and not any(rule.before_step for rule in before.rules):
         found.append("a rule that skips steps cannot be added to a run that began without one")
     return found

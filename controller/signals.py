@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..monitors.types import SOURCE_PREFIX
+from ..monitors.types import SOURCE_PREFIX, SUPPLY_PREFIX
 from .shards import whole
 from .source_losses import SourceLosses
 
@@ -100,6 +100,8 @@ class Recorder:
         self._fixed = fixed
         self._accumulation: float | None = None  # the division by hand that proved to be accumulation
         self._shares = False
+        self.tells_supply = False
+        """Whether it is wanted too how much comes of each source."""
         self._steps = 1
         self._loss = _Loss()
         self._divisors: list[float] = []
@@ -277,8 +279,14 @@ class Recorder:
         )
 
 
-def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
-    """Means of what was measured, by name; what no process measured is missing."""
+def unpack(
+    names: Sequence[str], vector: Sequence[float], planned: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Means of what was measured, by name; what no process measured is missing.
+
+    ``planned`` are the sources' shares that were asked for: what has come of each, as a share of that, is then
+    told too.
+    """
     signals: dict[str, float] = {}
     for name, total, count in zip(names, vector, vector[len(names) :], strict=False):
         if not (count > 0 or count != count):
@@ -287,7 +295,17 @@ def unpack(names: Sequence[str], vector: Sequence[float]) -> dict[str, float]:
             signals[name.removesuffix(SQUARED)] = math.sqrt(total / count)
         else:
             signals[name] = total / count
+    if planned:
+        signals |= _supplies(dict(zip(names, vector[len(names) :], strict=False)), planned)
     return signals
+
+
+def _supplies(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict[str, float]:
+    came = {name: counts.get(SOURCE_PREFIX + name, 0.0) for name in planned}
+    whole = sum(came.values())
+    if not whole > 0:
+        return {}
+    return {SUPPLY_PREFIX + name: came[name] / (whole * share) for name, share in planned.items() if share > 0}
 
 
 def _square(norm: torch.Tensor | float) -> torch.Tensor | float:

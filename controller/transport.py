@@ -20,6 +20,7 @@ class _Parcel:
     extras: tuple[str, ...]
     values: torch.Tensor
     arrived: Any
+    planned: Mapping[str, float] | None
 
 
 class Transport:
@@ -34,9 +35,17 @@ class Transport:
         self._parcels: deque[_Parcel] = deque()
 
     def send(
-        self, sample: Sample, names: Sequence[str], vector: torch.Tensor, extras: Mapping[str, torch.Tensor]
+        self,
+        sample: Sample,
+        names: Sequence[str],
+        vector: torch.Tensor,
+        extras: Mapping[str, torch.Tensor],
+        planned: Mapping[str, float] | None = None,
     ) -> None:
-        """Start the copy of a reduced vector, and of scalars measured after it, for this sample."""
+        """Start the copy of a reduced vector, and of scalars measured after it, for this sample.
+
+        ``planned`` are the sources' shares that were asked for at its tick, where that is of interest.
+        """
         scalars = [value.reshape(1).to(vector.dtype) for value in extras.values()]
         packed = torch.cat([vector, *scalars])
         on_cuda = packed.device.type == "cuda"
@@ -46,7 +55,7 @@ class Transport:
         if on_cuda:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        self._parcels.append(_Parcel(sample, tuple(names), tuple(extras), values, arrived))
+        self._parcels.append(_Parcel(sample, tuple(names), tuple(extras), values, arrived, planned))
 
     def receive(self, *, all_of_them: bool = False) -> list[Sample]:
         """Samples that are complete now: all but the newest, or every one at the end of a run."""
@@ -61,6 +70,6 @@ def _open(parcel: _Parcel) -> Sample:
         parcel.arrived.synchronize()
     values = parcel.values.tolist()
     cut = 2 * len(parcel.names)
-    parcel.sample.signals.update(unpack(parcel.names, values[:cut]))
+    parcel.sample.signals.update(unpack(parcel.names, values[:cut], parcel.planned))
     parcel.sample.signals.update(zip(parcel.extras, values[cut:], strict=True))
     return parcel.sample

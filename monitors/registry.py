@@ -12,9 +12,11 @@ from .guard import Guard
 from .jump import Jump
 from .outliers import Outliers
 from .page_hinkley import PageHinkley
+from .scarce import Scarce
 from .shift import Shift
 from .spike import Spike
 from .stalled import Stalled
+from .stuck import Stuck
 from .sustained_rise import SustainedRise
 from .too_good import TooGood
 from .types import Monitor, MonitorSpec, ParameterError
@@ -29,8 +31,10 @@ MONITORS: dict[str, type[Monitor]] = {
     "stalled": Stalled,
     "too_good": TooGood,
     "shift": Shift,
+    "scarce": Scarce,
     "jump": Jump,
     "frozen": Frozen,
+    "stuck": Stuck,
     "forecast": ForecastMonitor,
     "adwin": Adwin,
     "page_hinkley": PageHinkley,

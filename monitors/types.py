@@ -20,13 +20,17 @@ BUILTIN_SIGNALS = (
     "moment_lag",
     "step_time",
     "samples_per_second",
+    "repeats",
 )
 """Signals that every wrapped run measures by itself, besides ``loss/source=NAME``.
 
-``moment_lag`` only where the policy reads it."""
+``moment_lag`` and ``repeats`` only where the policy reads them."""
 
 SOURCE_PREFIX = "loss/source="
 """Prefix of the per-source losses."""
+
+SUPPLY_PREFIX = "supply/source="
+"""Prefix of what comes of each source, as a share of what is asked of it, where the policy reads that."""
 
 
 class Health(Enum):

@@ -238,6 +238,12 @@ class Policy:
         return any(rung.judge is not None for rule in self.rules for rung in rule.ladder)
 
     def reads(self, signal: str) -> bool:
-        """Whether a monitor watches this signal, an expression reads it, or a regulator goes by it."""
+        """Whether a monitor watches this signal, an expression reads it, or a regulator goes by it.
+
+        Of a name that ends in a star any that begins so.
+        """
         watched = [spec.params.get("signal") for spec in self.monitors]
-        return signal in (*self.baselines, *watched, *(spec.signal for spec in self.regulators))
+        read = (*self.baselines, *watched, *(spec.signal for spec in self.regulators))
+        if not signal.endswith("*"):
+            return signal in read
+        return any(name is not None and name.startswith(signal[:-1]) for name in read)
