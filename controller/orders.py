@@ -207,9 +207,15 @@ class Orders:
         self._before = signals
         watched, self._watched = self._watched, False
         leaps = any(
-            abs(signals.get(name, 0.0)) > _LEAP * abs(before.get(name, math.inf)) for name in ("loss", "grad_norm")
+            abs(signals.get(name, 0.0)) > _LEAP * abs(before.get(name, math.inf))
+            for name in ("loss", "grad_norm")
         )
-        if watched or leaps or signals.get("grad_norm") == 0.0 or not all(map(math.isfinite, signals.values())):
+        if (
+            watched
+            or leaps
+            or signals.get("grad_norm") == 0.0
+            or not all(map(math.isfinite, signals.values()))
+        ):
             shared: Decision | None = self._run.ranks.share(decision)
             return shared
         self._hold(decision)

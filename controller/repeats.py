@@ -28,7 +28,9 @@ class Repeats:
 
     def look(self, batch: Any) -> float | None:
         """1 for the batch before once more, 0 for another one; None where that cannot be told."""
-        tensors = [tensor for tensor in tensors_of(batch) if tensor.device.type == "cpu" and not tensor.is_sparse]
+        tensors = [
+            tensor for tensor in tensors_of(batch) if tensor.device.type == "cpu" and not tensor.is_sparse
+        ]
         most = max((tensor.numel() for tensor in tensors), default=0)
         now = [crc32(_start(tensor)) for tensor in tensors if 2 * tensor.numel() >= most]
         last, self._last = self._last, now

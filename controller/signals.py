@@ -305,7 +305,9 @@ def _supplies(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict
     whole = sum(came.values())
     if not whole > 0:
         return {}
-    return {SUPPLY_PREFIX + name: came[name] / (whole * share) for name, share in planned.items() if share > 0}
+    return {
+        SUPPLY_PREFIX + name: came[name] / (whole * share) for name, share in planned.items() if share > 0
+    }
 
 
 def _square(norm: torch.Tensor | float) -> torch.Tensor | float:

@@ -169,12 +169,11 @@ class MonitorBank:
         """By how many ticks a monitor puts the onset of a change too late, at worst in 9 of 10 cases.
 
         Monitors are late by so many measurements; where their signal is measured at every tenth tick, that is
-        ten times as many ticks.
+        ten times as many ticks, and nine more: the change may have come right after the measurement before.
         """
         watches = (watch for watch in (*self._before_step, *self._after_step) if watch.name == monitor)
-        return self._lateness[monitor] * max(
-            (getattr(watch.monitor, "cadence", 1) for watch in watches), default=1
-        )
+        cadence = max((getattr(watch.monitor, "cadence", 1) for watch in watches), default=1)
+        return self._lateness[monitor] * cadence + cadence - 1
 
     def facts(self) -> dict[str, dict[str, float]]:
         """The finite numbers of all readings: ``facts["loss"]["level"]``, instances as ``name[instance]``."""

@@ -69,7 +69,9 @@ class Outliers(ScaledMonitor):
         at_least("times", 1, times)
         if of < times:
             raise ParameterError("of", f"of must be at least times = {times}, got {of}")
-        super().__init__(signal, make_scale(signal, window, warm_up, log, DifferencedScale), threshold, stale_after)
+        super().__init__(
+            signal, make_scale(signal, window, warm_up, log, DifferencedScale), threshold, stale_after
+        )
         self.tuned = Tuned(times=times, of=of, power=True)
         self._times, self._before = times, of - 1
         self._high: list[tuple[int, int]] = []  # those beyond it: measurements since then, and its tick

@@ -36,8 +36,8 @@ class Scarce(ScaledMonitor):
     >>> from midcourse import Sample
     >>> noise, scarce = Random(0), Scarce("supply/source=code")
     >>> for tick in range(400):
-    ...     share = sum(noise.random() < (0.3 if tick < 300 else 0.02) for _ in range(16)) / 16
-    ...     reading = scarce.update(Sample(tick, tick, 0, {"supply/source=code": share}))
+    ...     supply = sum(noise.random() < (0.3 if tick < 300 else 0.02) for _ in range(16)) / 4.8
+    ...     reading = scarce.update(Sample(tick, tick, 0, {"supply/source=code": supply}))
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset
