@@ -53,7 +53,7 @@ class BaseMonitor:
 
     before_step: bool = False
     extra: ClassVar[tuple[str, ...]] = ()
-    tuned: ClassVar[Tuned | None] = None
+    tuned: Tuned | None = None
     threshold: float = nan
     lateness: int = 0
     false_alarms_per_100k: float = 0.0

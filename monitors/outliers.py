@@ -39,7 +39,8 @@ class Outliers(ScaledMonitor):
     >>> from midcourse import Sample
     >>> noise, outliers = Random(0), Outliers("loss")
     >>> losses = [noise.gauss(2, 0.1) + 2 * (280 <= tick < 286) for tick in range(300)]
-    >>> readings = [outliers.update(Sample(tick, tick, 0, {"loss": loss})) for tick, loss in enumerate(losses)]
+    >>> samples = [Sample(tick, tick, 0, {"loss": loss}) for tick, loss in enumerate(losses)]
+    >>> readings = [outliers.update(sample) for sample in samples]
     >>> [(reading.tick, reading.onset) for reading in readings if reading.bad]
     [(282, 280), (283, 280), (284, 280), (285, 280)]
     """

@@ -14,10 +14,10 @@ from .types import Tuned
 class Scarce(ScaledMonitor):
     """Finds a signal that stays below its level: a source of which next to nothing comes any more.
 
-    ``sustained_rise`` the other way: S <- max(0, S + min(-z, clip) - slack), alarm at S > threshold. The onset
-    is the first measurement after S was last 0. Slack is what a share in small batches needs, whose noise is
-    that of counting. A source's loss rises where it is scarce, for it is forgotten: what to do about that is
-    the contrary of what helps against bad data.
+    ``sustained_rise`` the other way: S <- max(0, S + min(-z, clip) - slack), alarm at S > threshold. The
+    onset is the first measurement after S was last 0. Slack is what a share in small batches needs, whose
+    noise is that of counting. A source's loss rises where it is scarce, for it is forgotten: what to do about
+    that is the contrary of what helps against bad data.
 
     Args:
         signal: the signal's name.
@@ -41,7 +41,7 @@ class Scarce(ScaledMonitor):
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset
-    (310, 300)
+    (308, 299)
     """
 
     looks = Way.DOWN
