@@ -64,6 +64,17 @@ def test_overhead_shows_a_table_to_people(overhead: tuple[str, dict[str, Any]]) 
         assert words in table
 
 
+def test_overhead_says_where_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = benchmark(monkeypatch, "overhead")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert list(command.questions((), 1, None)) == ["tick", "scaling", "allocations"]
+    assert list(command.questions(("tick",), 1, 50)) == ["tick", "long"]
+    with pytest.raises(SystemExit, match="torch sees none"):
+        command.main(["--only", "device"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "device" in command.questions((), 1, None)
+
+
 def benchmark(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     """A module of the benchmarks."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
