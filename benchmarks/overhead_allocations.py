@@ -1,7 +1,9 @@
 """What a tick allocates: at its peak, until the journal's thread has written it, and for good.
 
 Python's own allocators are asked, so the memory of tensors is not in it. The bare loop and the steered one
-make as many ticks one after the other; what the steered one takes beyond the other is ours.
+make as many ticks one after the other; what the steered one takes beyond the other is ours. A peak is that of
+the whole tick: ours shows in it only as far as it is higher than the loop's own. What is given out and given
+back again within a tick, below its peak, is not seen.
 """
 
 from __future__ import annotations
