@@ -115,15 +115,16 @@ def test_overhead_grows_with_the_signals_and_keeps_next_to_nothing(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_million_ticks_need_no_more_memory_or_work_than_a_hundred_thousand(
+def test_a_million_ticks_need_no_more_memory_or_work_than_two_hundred_thousand(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     course = benchmark(monkeypatch, "overhead_long").deciding(1_000_000, 0, tmp_path)
-    early, *_, late = course["looks"]
-    assert late["tick"] == 1_000_000
+    _, early, *_, late = course["looks"]  # windows of what is measured at every tenth tick fill up first
+    assert (early["tick"], late["tick"]) == (200_000, 1_000_000)
     assert late["objects"] <= early["objects"] + 200
-    assert late["state_bytes"] <= 1.02 * early["state_bytes"] + 500
+    assert late["state_bytes"] <= 1.01 * early["state_bytes"]
     assert late["lines_a_tick"] <= 1.02 * early["lines_a_tick"]
+    assert late["rss_bytes"] <= 1.05 * early["rss_bytes"], "16 bytes a tick, a number kept in a list say"
 
 
 def test_a_course_is_steady_unless_something_grows_in_its_last_half(monkeypatch: pytest.MonkeyPatch) -> None:
