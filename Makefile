@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-all torture fuzz lint types check \
-	bench bench-rollback bench-detection bench-forecasting bench-precursors \
+	bench bench-rollback bench-detection bench-average-run-length bench-forecasting bench-precursors \
 	bench-changes bench-mixing bench-recovery bench-library clean
 
 PYTHON ?= python3
@@ -49,14 +49,17 @@ types: $(READY)      ## mypy --strict, through a link that gives the folder the 
 
 check: lint types test test-slow  ## all that the continuous integration runs
 
-bench: $(READY)      ## microseconds a tick, by part
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py --json
+bench: $(READY)      ## what a tick costs: by part, signal and rule, in memory; BENCH_ARGS=--long a million of them
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(BENCH_ARGS)
 
 bench-rollback: $(READY)  ## snapshot and restore beside a plain copy and checkpoints
 	$(BIN)/python benchmarks/rollback.py --json
 
 bench-detection: $(READY)  ## false alarms, misses and delays beside the peers; BENCH_ARGS="--traces DIR"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/detection.py $(BENCH_ARGS)
+
+bench-average-run-length: $(READY)  ## do alarms keep their budget, on noise of many kinds? some ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/average_run_length.py $(BENCH_ARGS)
 
 bench-forecasting: $(READY)  ## errors, intervals and cost of forecasts; BENCH_ARGS="--traces DIR" for recorded runs
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/forecasting.py $(BENCH_ARGS)

@@ -171,9 +171,9 @@ def check_cost_is_bounded(make: Make) -> None:
     """An update does not take more work late in a run: lines of Python are counted, not seconds."""
     monitor = make()
     feed(monitor, healthy(1500, seed=6))
-    before = _lines_run(lambda: feed(monitor, healthy(300, seed=7), start=1500))
+    before = lines_run(lambda: feed(monitor, healthy(300, seed=7), start=1500))
     feed(monitor, healthy(8000, seed=8), start=1800)
-    after = _lines_run(lambda: feed(monitor, healthy(300, seed=7), start=9800))
+    after = lines_run(lambda: feed(monitor, healthy(300, seed=7), start=9800))
     assert after <= 1.25 * before + 100, f"300 updates took {before} lines early in the run, {after} late"
 
 
@@ -302,7 +302,7 @@ def _episodes(readings: list[Reading]) -> int:
     return sum(now and not before for before, now in pairwise(bad))
 
 
-def _lines_run(work: Callable[[], object]) -> int:
+def lines_run(work: Callable[[], object]) -> int:
     """How many lines of Python some work runs through, those of loops each time."""
     lines = 0
 

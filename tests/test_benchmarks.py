@@ -1,16 +1,18 @@
-"""Every benchmark runs as its docstring says and writes what a program can read; no figure is tested."""
+"""Every benchmark runs as its docstring says and writes what a program can read; no time is tested."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -25,7 +27,8 @@ def run(name: str, *arguments: str) -> str:
 def overhead(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """Table and JSON of a short run."""
     written = tmp_path_factory.mktemp("benchmarks") / "overhead.json"
-    table = run("overhead.py", "--ticks", "100", "--seed", "3", "--json", str(written))
+    short = ("--only", "tick", "--ticks", "100", "--seed", "3")
+    table = run("overhead.py", *short, "--json", str(written))
     return table, json.loads(written.read_text(encoding="utf-8"))
 
 
@@ -35,19 +38,21 @@ def test_overhead_gives_every_arm_part_and_step_length(overhead: tuple[str, dict
     assert (result["ticks"], result["seed"]) == (100, 3)
     assert {"processor", "cores", "python", "torch"} <= result["machine"].keys()
     arms = {"empty_hooks", "observe", "act"}
-    assert result["extra_us"].keys() == result["extra_quartiles_us"].keys() == arms
+    told = result["tick"]
+    assert told["extra_us"].keys() == told["extra_quartiles_us"].keys() == arms
     parts = {"signals", "monitors", "engine", "journal", "metrics", "loop", "rest"}
-    assert result["parts_us"].keys() == parts
-    assert [step["step_ms"] for step in result["at_step"]] == [1, 10, 20, 100]
+    assert told["parts_us"].keys() == parts
+    assert [step["step_ms"] for step in told["at_step"]] == [1, 10, 20, 100]
+    assert not {"scaling", "allocations", "long", "device"} & result.keys(), "it was asked one thing only"
 
 
 def test_overhead_measures_a_healthy_run_whose_parts_add_up(overhead: tuple[str, dict[str, Any]]) -> None:
-    _, result = overhead
-    assert result["decisions"] == 0, "an act would be measured with the ticks"
+    told = overhead[1]["tick"]
+    assert told["decisions"] == 0, "an act would be measured with the ticks"
     once = ("bare_us", "norms_us", "moment_lag_us", "snapshot_us", "journal_thread_us")
-    assert min(result[name] for name in once) > 0
-    assert min(us for part, us in result["parts_us"].items() if part != "rest") > 0
-    for step in result["at_step"]:
+    assert min(told[name] for name in once) > 0
+    assert min(us for part, us in told["parts_us"].items() if part != "rest") > 0
+    for step in told["at_step"]:
         parts = step["tick_us"] + step["norms_us"] + step["snapshots_us"]
         assert step["total_us"] == pytest.approx(parts, abs=0.2)
         assert step["share"] == pytest.approx(step["total_us"] / (1000 * step["step_ms"]), abs=1e-4)
@@ -57,6 +62,131 @@ def test_overhead_shows_a_table_to_people(overhead: tuple[str, dict[str, Any]]) 
     table, _ = overhead
     for words in ("beyond it: act", "monitors", "one snapshot", "20 ms", "%"):
         assert words in table
+
+
+def test_overhead_says_where_there_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = benchmark(monkeypatch, "overhead")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert list(command.questions((), 1, None)) == ["tick", "scaling", "allocations"]
+    assert list(command.questions(("tick",), 1, 50)) == ["tick", "long"]
+    with pytest.raises(SystemExit, match="torch sees none"):
+        command.main(["--only", "device"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "device" in command.questions((), 1, None)
+
+
+def benchmark(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    """A module of the benchmarks."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module(name)
+
+
+def test_the_policies_of_the_scaling_benchmark_have_as_many_signals_and_rules_as_they_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scaling = benchmark(monkeypatch, "overhead_scaling")
+    for signals, rules in ((1, 1), (30, 1), (1, 20)):
+        policy = scaling.policy(signals, rules)
+        assert (len(policy.monitors), len(policy.signals), len(policy.rules)) == (signals, signals, rules)
+        [row, *_] = scaling.made_up(signals, seed=0)
+        assert row.keys() == set(policy.signals)
+
+
+@pytest.mark.slow
+def test_overhead_grows_with_the_signals_and_keeps_next_to_nothing(tmp_path: Path) -> None:
+    table = run("overhead.py", "--ticks", "300", "--long", "4000", "--json", str(tmp_path / "out.json"))
+    result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    signals, rules = result["scaling"]["signals"], result["scaling"]["rules"]
+    assert list(signals["extra_us"]) == ["1", "3", "10", "30", "100"]
+    assert list(rules["extra_us"]) == ["1", "5", "20", "50"]
+    assert signals["slope_us"] > 0
+    memory = result["allocations"]
+    assert memory["bare"].keys() == memory["act"].keys() == memory["ours"].keys()
+    assert memory["ours"]["waiting_bytes"] > 0, "the row of a tick waits for the journal's thread"
+    assert abs(memory["ours"]["kept_blocks"]) < 20
+    assert result["long"].keys() == {"deciding", "loop"}
+    for course in result["long"].values():
+        ticks = [look["tick"] for look in course["looks"]]
+        assert len(ticks) == 10
+        assert ticks[-1] == course["ticks"]
+    for words in ("one more", "bytes at its end", "in its last half"):
+        assert words in table
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_million_ticks_need_no_more_memory_or_work_than_two_hundred_thousand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    course = benchmark(monkeypatch, "overhead_long").deciding(1_000_000, 0, tmp_path)
+    _, early, *_, late = course["looks"]  # windows of what is measured at every tenth tick fill up first
+    assert (early["tick"], late["tick"]) == (200_000, 1_000_000)
+    assert late["objects"] <= early["objects"] + 200
+    assert late["state_bytes"] <= 1.01 * early["state_bytes"]
+    assert late["lines_a_tick"] <= 1.02 * early["lines_a_tick"]
+    assert late["rss_bytes"] <= 1.05 * early["rss_bytes"], "16 bytes a tick, a number kept in a list say"
+
+
+def test_a_course_is_steady_unless_something_grows_in_its_last_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = benchmark(monkeypatch, "overhead_long")
+    flat: list[dict[str, float]] = [dict.fromkeys(long.BOUNDS, 1000.0) for _ in range(long.LOOKS)]
+    early = [dict.fromkeys(long.BOUNDS, 100.0), *flat[1:]]
+    assert long.verdict(flat)["steady"]
+    assert long.verdict(early)["steady"], "what fills up at first is no growth"
+    late = [*flat[:-1], {**flat[-1], "objects": 1003.0, "tick_us": 1100.0}]
+    told = long.verdict(late)
+    assert not told["steady"]
+    assert told["grows"] == ["objects"], "a time may differ by more than a number of objects"
+
+
+def test_what_is_measured_on_a_device_is_tried_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The order of its steps and the shape of what it tells; no device was needed for either."""
+    module = benchmark(monkeypatch, "overhead_device")
+    modes: list[str] = []
+    at = module.Device(torch.device("cpu"), lambda: None, modes.append, {"cpu": True}, side=8)
+    monkeypatch.setattr(module, "STEP_MS", 0.1)
+    monkeypatch.setattr(module, "WARM_UP", 3)
+    told = module.on_device(at, 0, tmp_path, ticks=5, turns=2, millions=0.01)
+    assert modes == ["error", "default", *["warn", "default"] * 3], "nothing else is to be an error"
+    assert told["forbidden"] == {"ticks": 5, "raised": None, "unwatched": 0}
+    assert told["waits_a_tick"] == {"bare": 0, "baseline": 0, "unasked": 0}
+    assert told["extra_us"].keys() == told["extra_host_us"].keys() == {"baseline", "unasked"}
+    assert told["snapshot"].keys() == {"beside", "in_course"}
+    assert not any(rule.before_step for rule in module.unasked().rules)
+    shown = benchmark(monkeypatch, "overhead_tables").of(
+        {"machine": benchmark(monkeypatch, "common").machine(), "policy": "", "ticks": 5, "device": told}
+    )
+    assert "forbidden for 5 ticks: none was made" in shown
+
+
+def test_a_synchronisation_is_counted_and_one_of_ours_leaves_ticks_unwatched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = benchmark(monkeypatch, "overhead_device")
+    mode = "default"
+
+    def debug(wanted: str) -> None:
+        nonlocal mode
+        mode = wanted
+
+    def read(*_: object) -> float:
+        """As torch does it where a value of the device is read."""
+        if mode == "warn":
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
+        if mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return 0.0
+
+    at = module.Device(torch.device("cpu"), lambda: None, debug, {"cpu": True}, side=8)
+    assert module.waits(at, (read() for _ in range(6)), 5) == 1
+    assert mode == "default"
+    monkeypatch.setattr("midcourse.monitors.bank.MonitorBank.update", read)
+    monkeypatch.setattr(module, "WARM_UP", 1)
+    told = module.forbidden(at, 5, 0, tmp_path)
+    assert told["raised"] is None, "training goes on"
+    assert told["unwatched"] >= 5
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,15 @@ def test_a_page_names_only_commands_that_exist(page: str) -> None:
     ] == []
 
 
+def test_the_page_of_benchmarks_shows_every_command() -> None:
+    files = (ROOT / "benchmarks").glob("*.py")
+    commands = {f"benchmarks/{file.name}" for file in files if "__main__" in file.read_text("utf-8")}
+    shown = "\n".join(blocks("sh", "benchmarks.md"))
+    assert set(re.findall(r"python (benchmarks/\w+\.py)", shown)) == commands
+    makes = set(re.findall(r"^(bench[a-z-]*):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make (bench[a-z-]*)`", PAGES["benchmarks.md"])) == makes
+
+
 def test_the_readme_tree_names_only_files_that_exist() -> None:
     tree = next(block for block in blocks("text") if "├──" in block)
     named = re.findall(r"[├└]── (\S+)", tree)
