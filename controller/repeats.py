@@ -18,9 +18,9 @@ _LOOKED_AT = 256
 class Repeats:
     """Compares each batch with the one before it, where its tensors lie in host memory.
 
-    Only the large tensors count, those of at least half as many elements as the largest: what a collation adds
-    to a batch, the numbers of its examples, say, goes on where the data do not. On another device a look would
-    wait for it, or cost a kernel a tensor: there nothing is measured.
+    Only the large tensors count, those of at least half as many elements as the largest: what a collation
+    adds to a batch, the numbers of its examples, say, goes on where the data do not. On another device a look
+    would wait for it, or cost a kernel a tensor: there nothing is measured.
     """
 
     def __init__(self) -> None:

@@ -284,8 +284,8 @@ def unpack(
 ) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing.
 
-    ``planned`` are the sources' shares that were asked for: what has come of each, as a share of that, is then
-    told too.
+    ``planned`` are the sources' shares that were asked for: what has come of each, as a share of that, is
+    then told too.
     """
     signals: dict[str, float] = {}
     for name, total, count in zip(names, vector, vector[len(names) :], strict=False):

@@ -11,7 +11,7 @@ from .types import ParameterError, Tuned
 
 
 class Outliers(ScaledMonitor):
-    """Finds the batches that had better not be trained on: this measurement and others just before are far off.
+    """Finds batches that had better not be trained on: this measurement and others just before are far off.
 
     It is judged before ``optimizer.step()``, so that a rule can still skip the step, and alarms only at a
     measurement that is itself beyond ``threshold``, as the third of the last four: a lone bad batch, or two,
