@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
-from ..monitors.types import SOURCE_PREFIX, SUPPLY_PREFIX
+from ..monitors.types import SHORTFALL_PREFIX, SOURCE_PREFIX
 from .shards import whole
 from .source_losses import SourceLosses
 
 CONTROL = "control"
 """Slot of the vector by which rank 0 announces a command for the next batch request."""
+
+SCARCE = 0.3
+"""Of what is asked of a source so much comes where it is scarce: what evidence is gathered for."""
 
 SQUARED = " squared"
 """Ends the names of slots for norms: where processes hold parts of a tensor, their squares add up."""
@@ -100,8 +103,8 @@ class Recorder:
         self._fixed = fixed
         self._accumulation: float | None = None  # the division by hand that proved to be accumulation
         self._shares = False
-        self.tells_supply = False
-        """Whether it is wanted too how much comes of each source."""
+        self.tells_shortfall = False
+        """Whether it is wanted too how much less comes of each source than is asked of it."""
         self._steps = 1
         self._loss = _Loss()
         self._divisors: list[float] = []
@@ -284,8 +287,8 @@ def unpack(
 ) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing.
 
-    ``planned`` are the sources' shares that were asked for: what has come of each, as a share of that, is
-    then told too.
+    ``planned`` are the sources' shares that were asked for: the evidence that far less came of one is then
+    told too, as ``monitors.scarce`` reads it.
     """
     signals: dict[str, float] = {}
     for name, total, count in zip(names, vector, vector[len(names) :], strict=False):
@@ -296,17 +299,18 @@ def unpack(
         else:
             signals[name] = total / count
     if planned:
-        signals |= _supplies(dict(zip(names, vector[len(names) :], strict=False)), planned)
+        signals |= _shortfalls(dict(zip(names, vector[len(names) :], strict=False)), planned)
     return signals
 
 
-def _supplies(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict[str, float]:
+def _shortfalls(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict[str, float]:
+    """The logarithm of Poisson's likelihood ratio, for ``SCARCE`` of what was planned against all of it."""
     came = {name: counts.get(SOURCE_PREFIX + name, 0.0) for name in planned}
     whole = sum(came.values())
-    if not whole > 0:
-        return {}
     return {
-        SUPPLY_PREFIX + name: came[name] / (whole * share) for name, share in planned.items() if share > 0
+        SHORTFALL_PREFIX + name: (1 - SCARCE) * share * whole + math.log(SCARCE) * came[name]
+        for name, share in planned.items()
+        if share > 0 and whole > 0
     }
 
 

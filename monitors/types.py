@@ -29,8 +29,8 @@ BUILTIN_SIGNALS = (
 SOURCE_PREFIX = "loss/source="
 """Prefix of the per-source losses."""
 
-SUPPLY_PREFIX = "supply/source="
-"""Prefix of what comes of each source, as a share of what is asked of it, where the policy reads that."""
+SHORTFALL_PREFIX = "shortfall/source="
+"""Prefix of the evidence that far less comes of a source than is asked of it, where the policy reads that."""
 
 
 class Health(Enum):
