@@ -16,7 +16,8 @@ class Scarce(SignalMonitor):
     Its signal, ``shortfall/source=NAME``, is the evidence of one step in nats: the logarithm of how much more
     likely the number of the source's examples is if three in ten come than if all do, by Poisson's law.
     S <- max(0, S + min(evidence, clip)), alarm at S > threshold: by chance it does so in at most one of
-    exp(threshold) ticks, however small the batches are. The onset is the first measurement after S was last 0.
+    exp(threshold) ticks, however small the batches are. The onset is the first measurement after S was
+    last 0.
 
     A source's loss rises where it is scarce, since it is forgotten: what helps then is the contrary of what
     helps against bad data.
