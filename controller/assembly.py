@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..monitors.types import SHORTFALL_PREFIX
+from ..monitors.types import SUPPLY_PREFIX
 from ..policies.policy import Mode, Policy
 from .buffers import buffers_for
 from .clock import Clock, Trail
@@ -103,7 +103,7 @@ def assemble_cycle(
     if lag and (reason := why_no_lag(run.optimizer, spread=norms.spread)) is not None:
         notices.append(reason)
     recorder.spread_norms = norms.spread
-    recorder.tells_shortfall = policy.reads(f"{SHORTFALL_PREFIX}*")
+    recorder.tells_supply = policy.reads(f"{SUPPLY_PREFIX}*")
     delayed = delays(policy, run.accelerator.device)
     if not delayed and run.accelerator.device.type != "cpu":
         notices.append(COSTS_A_WAIT)

@@ -219,7 +219,7 @@ class Cycle:
         self._heed(self._sample)
 
     def _planned(self) -> Mapping[str, float] | None:
-        return self.run.mix.planned if self.recorder.tells_shortfall and self.run.mix is not None else None
+        return self.run.mix.planned if self.recorder.tells_supply and self.run.mix is not None else None
 
     def _control(self) -> float:
         flags = self._orders.flags | self._keeping.flags

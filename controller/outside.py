@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..monitors.types import SHORTFALL_PREFIX
+from ..monitors.types import SUPPLY_PREFIX
 from ..policies.policy import Policy, PolicyError, load_policy
 from ..policies.types import Decision, Disposition, Reply
 from .journal.place import JournalError, journal_path
@@ -240,7 +240,7 @@ def objections(before: Policy, after: Policy) -> list[str]:
     ]
     found += [
         f"'{signal}' is not measured in this run, since its policy did not read it at the start"
-        for signal in ("moment_lag", "repeats", f"{SHORTFALL_PREFIX}*")
+        for signal in ("moment_lag", "repeats", f"{SUPPLY_PREFIX}*")
         if after.reads(signal) and not before.reads(signal)
     ]
     if any(rule.before_step for rule in after.rules) and not any(rule.before_step for rule in before.rules):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..monitors.types import SHORTFALL_PREFIX, SOURCE_PREFIX
+from ..monitors.types import SUPPLY_PREFIX, SOURCE_PREFIX
 from .shards import whole
 from .source_losses import SourceLosses
 
@@ -103,8 +103,8 @@ class Recorder:
         self._fixed = fixed
         self._accumulation: float | None = None  # the division by hand that proved to be accumulation
         self._shares = False
-        self.tells_shortfall = False
-        """Whether it is wanted too how much less comes of each source than is asked of it."""
+        self.tells_supply = False
+        """Whether it is wanted too whether as much comes of each source as is asked of it."""
         self._steps = 1
         self._loss = _Loss()
         self._divisors: list[float] = []
@@ -287,7 +287,7 @@ def unpack(
 ) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing.
 
-    ``planned`` are the sources' shares that were asked for: the evidence that far less came of one is then
+    ``planned`` are the sources' shares that were asked for: the evidence that as much came of each is then
     told too, as ``monitors.scarce`` reads it.
     """
     signals: dict[str, float] = {}
@@ -299,16 +299,16 @@ def unpack(
         else:
             signals[name] = total / count
     if planned:
-        signals |= _shortfalls(dict(zip(names, vector[len(names) :], strict=False)), planned)
+        signals |= _supplies(dict(zip(names, vector[len(names) :], strict=False)), planned)
     return signals
 
 
-def _shortfalls(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict[str, float]:
-    """The logarithm of Poisson's likelihood ratio, for ``SCARCE`` of what was planned against all of it."""
+def _supplies(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict[str, float]:
+    """The logarithm of Poisson's likelihood ratio, for all of what was planned against ``SCARCE`` of it."""
     came = {name: counts.get(SOURCE_PREFIX + name, 0.0) for name in planned}
     whole = sum(came.values())
     return {
-        SHORTFALL_PREFIX + name: (1 - SCARCE) * share * whole + math.log(SCARCE) * came[name]
+        SUPPLY_PREFIX + name: -(1 - SCARCE) * share * whole - math.log(SCARCE) * came[name]
         for name, share in planned.items()
         if share > 0 and whole > 0
     }

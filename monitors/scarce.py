@@ -13,9 +13,9 @@ from .types import Health, Reading, Tuned
 class Scarce(SignalMonitor):
     """Finds a data source of which far less comes than is asked of it.
 
-    Its signal, ``shortfall/source=NAME``, is the evidence of one step in nats: the logarithm of how much more
-    likely the number of the source's examples is if three in ten come than if all do, by Poisson's law.
-    S <- max(0, S + min(evidence, clip)), alarm at S > threshold: by chance it does so in at most one of
+    Its signal, ``supply/source=NAME``, is the evidence of one step in nats: the logarithm of how much more
+    likely the number of the source's examples is if all come than if three in ten do, by Poisson's law.
+    S <- max(0, S + min(-evidence, clip)), alarm at S > threshold: by chance it does so in at most one of
     exp(threshold) ticks, however small the batches are. The onset is the first measurement after S was
     last 0.
 
@@ -37,18 +37,18 @@ class Scarce(SignalMonitor):
     >>> from math import log
     >>> from random import Random
     >>> from midcourse import Sample
-    >>> draw, scarce = Random(0), Scarce("shortfall/source=code")
+    >>> draw, scarce = Random(0), Scarce("supply/source=code")
     >>> for tick in range(400):
     ...     came = sum(draw.random() < (0.3 if tick < 300 else 0.02) for _ in range(16))
-    ...     evidence = 0.7 * 0.3 * 16 + log(0.3) * came
-    ...     reading = scarce.update(Sample(tick, tick, 0, {"shortfall/source=code": evidence}))
+    ...     evidence = -0.7 * 0.3 * 16 - log(0.3) * came
+    ...     reading = scarce.update(Sample(tick, tick, 0, {"supply/source=code": evidence}))
     ...     if reading.bad:
     ...         break
     >>> tick, reading.onset
     (304, 299)
     """
 
-    looks = Way.UP
+    looks = Way.DOWN
     tuned = Tuned(stops=1.5)
     false_alarms_per_100k = 0.1
     lateness = 2
@@ -62,7 +62,7 @@ class Scarce(SignalMonitor):
         self.threshold = threshold
 
     def _take(self, tick: int, value: float) -> Reading:
-        score = self._cusum.add(tick, value)
+        score = self._cusum.add(tick, -value)
         onset, threshold = self._cusum.onset, self.threshold
         if onset is None:
             return Reading(Health.OK, tick, value, score, threshold)

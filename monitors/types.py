@@ -29,8 +29,8 @@ BUILTIN_SIGNALS = (
 SOURCE_PREFIX = "loss/source="
 """Prefix of the per-source losses."""
 
-SHORTFALL_PREFIX = "shortfall/source="
-"""Prefix of the evidence that far less comes of a source than is asked of it, where the policy reads that."""
+SUPPLY_PREFIX = "supply/source="
+"""Prefix of the evidence that as much comes of a source as is asked of it, where the policy reads that."""
 
 
 class Health(Enum):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from ..monitors.types import BUILTIN_SIGNALS, SHORTFALL_PREFIX, SOURCE_PREFIX
+from ..monitors.types import BUILTIN_SIGNALS, SUPPLY_PREFIX, SOURCE_PREFIX
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -32,8 +32,8 @@ class Signals:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The names with a star; the built-in ones are every source's loss and shortfall."""
-        return (f"{SOURCE_PREFIX}*", f"{SHORTFALL_PREFIX}*", *(name for name in self.declared if "*" in name))
+        """The names with a star; the built-in ones are every source's loss and supply."""
+        return (f"{SOURCE_PREFIX}*", f"{SUPPLY_PREFIX}*", *(name for name in self.declared if "*" in name))
 
     def unknown(self, name: str) -> str:
         """What to say of a name that is none of them."""
