@@ -7,7 +7,7 @@ from typing import ClassVar
 from .base import STALE_AFTER, SignalMonitor
 from .changes import Way
 from .cusum import Cusum
-from .types import Health, Reading, Tuned
+from .types import Health, Reading
 
 
 class Scarce(SignalMonitor):
@@ -49,7 +49,6 @@ class Scarce(SignalMonitor):
     """
 
     looks = Way.DOWN
-    tuned = Tuned(stops=1.5)
     false_alarms_per_100k = 0.1
     lateness = 2
     _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_cusum")
