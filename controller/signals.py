@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..monitors.types import SUPPLY_PREFIX, SOURCE_PREFIX
+from ..monitors.types import SOURCE_PREFIX, SUPPLY_PREFIX
 from .shards import whole
 from .source_losses import SourceLosses
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from ..monitors.types import BUILTIN_SIGNALS, SUPPLY_PREFIX, SOURCE_PREFIX
+from ..monitors.types import BUILTIN_SIGNALS, SOURCE_PREFIX, SUPPLY_PREFIX
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
