@@ -65,7 +65,7 @@ class BaseMonitor:
     _state: ClassVar[tuple[str, ...]] = ("_gap", "cadence")
 
     def __init_subclass__(cls) -> None:
-        copy_code(cls, "update", "_take", "_miss")
+        copy_code(cls, "update", "_take")
 
     def __init__(self, signals: tuple[str, ...], stale_after: int) -> None:
         at_least("stale_after", 1, stale_after)
