@@ -11,9 +11,9 @@ def copy_code(cls: type, *names: str) -> None:
     The interpreter (since CPython 3.11) learns at each place of the code which class it meets there, and
     looks attributes and methods up the short way where that is always the same one. A method that a dozen
     classes share meets another at every call, and learns nothing: with copies, all monitors of the baseline
-    policy together take some 44 us of a tick where they took 52 (caches warm; with cold ones a tenth less). What the methods do, their names
-    and lines in a traceback, and ``super()`` in them stay as they are; only what replaces a method of a base
-    class later on is not seen any more.
+    policy together take some 44 us of a tick where they took 52 (caches warm; with cold ones a tenth less).
+    What the methods do, their names and lines in a traceback, and ``super()`` in them stay as they are; only
+    what replaces a method of a base class later on is not seen any more.
 
     >>> class Base:
     ...     def update(self): return type(self).__name__
