@@ -24,20 +24,30 @@ _NUMBERS = ("value", "score", "threshold", "level", "noise")
 
 
 class _Watch:
-    """One instance of a monitor; ``error`` says why it is out of service, if it is."""
+    """One instance of a monitor; ``error`` says why it is out of service, if it is.
 
-    __slots__ = ("error", "instance", "monitor", "name", "readings")
+    ``update`` is the monitor's, and ``health`` that of its reading: looked up at every tick.
+    """
+
+    __slots__ = ("error", "health", "instance", "monitor", "name", "readings", "update")
 
     def __init__(self, name: str, instance: str, monitor: Monitor, readings: dict[str, Reading]) -> None:
         self.name = name
         self.readings = readings  # of all instances of the monitor
         self.instance = instance
         self.monitor = monitor
+        self.update = monitor.update
         self.error: str | None = None
+        self.read(Reading(Health.WARMUP))
 
     @property
     def label(self) -> str:
         return f"{self.name}[{self.instance}]" if self.instance else self.name
+
+    def read(self, reading: Reading) -> None:
+        """This is its reading from now on; ``MonitorBank._update`` has it written out."""
+        self.health = reading.health
+        self.readings[self.instance] = reading
 
 
 class _Star:
@@ -235,7 +245,7 @@ class MonitorBank:
             if watch.instance not in saved.get(watch.name, {}):
                 continue
             own = saved[watch.name][watch.instance]
-            watch.readings[watch.instance] = Reading.from_json(own["reading"])
+            watch.read(Reading.from_json(own["reading"]))
             watch.error = own["error"]
             if watch.error is None:
                 try:
@@ -259,7 +269,6 @@ class MonitorBank:
             self._after_step.append(watch)
             one = self._by_signal.setdefault(monitor.signals[0], []) if len(monitor.signals) == 1 else None
             (self._of_several if one is None else one).append(watch)
-        watch.readings[instance] = Reading(Health.WARMUP)
         self.news = True
         self._tell(watch)
         return watch
@@ -289,8 +298,10 @@ class MonitorBank:
         for watch in watches:
             if watch.error is None:
                 try:
-                    reading = watch.monitor.update(sample)
-                    if reading.health is not watch.readings[watch.instance].health:
+                    reading = watch.update(sample)
+                    health = reading.health
+                    if health is not watch.health:
+                        watch.health = health
                         self.news = True
                     watch.readings[watch.instance] = reading
                 except BaseException as error:  # noqa: BLE001
@@ -312,7 +323,7 @@ class MonitorBank:
         watch.error = f"{type(error).__name__}: {error}"
         tick = max(tick, watch.readings[watch.instance].tick)
         self.news = True
-        watch.readings[watch.instance] = Reading(Health.ERROR, tick, reason=watch.error)
+        watch.read(Reading(Health.ERROR, tick, reason=watch.error))
         self._say(f"monitor {watch.label} is out of service: {watch.error}")
 
     def _say(self, message: str) -> None:

@@ -10,6 +10,7 @@ from math import nan
 from typing import Any, ClassVar
 
 from .changes import Change, Effect, Way
+from .own_code import copy_code
 from .scale import RobustScale
 from .types import Health, ParameterError, Reading, Sample, Tuned
 
@@ -62,6 +63,9 @@ class BaseMonitor:
     step_delay: int = 0
     warm_up: int = 0
     _state: ClassVar[tuple[str, ...]] = ("_gap", "cadence")
+
+    def __init_subclass__(cls) -> None:
+        copy_code(cls, "update", "_take")
 
     def __init__(self, signals: tuple[str, ...], stale_after: int) -> None:
         at_least("stale_after", 1, stale_after)
@@ -137,17 +141,20 @@ class SignalMonitor(BaseMonitor, ABC):
 
     def update(self, sample: Sample) -> Reading:
         """Take one sample and say how its signal fares."""
+        tick = sample.tick
         value = sample.signals.get(self._signal)
         if value is None:
-            return self._miss(sample.tick)
+            return self._miss(tick)
         if -LARGEST < value < LARGEST:  # false for NaN
-            if self._came(sample.tick):
+            as_ever = tick - self._reading.tick == self._gap == self.cadence
+            if not as_ever and self._came(tick):
                 self._forget()
             self._nonfinite_since = None
-            self._reading = self._take(sample.tick, value)
+            reading = self._take(tick, value)
         else:
-            self._reading = self._reject(sample.tick, value)
-        return self._reading
+            reading = self._reject(tick, value)
+        self._reading = reading
+        return reading
 
     def expect(self, change: Change) -> None:
         """From the next sample on something is different that was meant to change: that is no alarm."""

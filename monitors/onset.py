@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
@@ -54,22 +55,18 @@ class RampStart:
         window: measurements that it looks back over at most; it keeps their ticks.
     """
 
-    __slots__ = ("_ticks", "_window")
+    __slots__ = ("_ticks",)
 
     def __init__(self, window: int) -> None:
-        self._window = window
-        self._ticks: list[int] = []
+        self._ticks: deque[int] = deque(maxlen=window)
 
     def add(self, tick: int) -> None:
         """Take in the tick of a measurement."""
-        ticks = self._ticks
-        ticks.append(tick)
-        if len(ticks) > self._window:
-            del ticks[0]
+        self._ticks.append(tick)
 
     def earlier(self, onset: int, values: Sequence[float]) -> int:
         """The onset, or the tick at which a ramp in the values begins; the last one is of the last tick."""
-        ticks = self._ticks
+        ticks = list(self._ticks)
         longest = _LONGEST * (len(ticks) - bisect_left(ticks, onset))
         length = on_ramp(values[-len(ticks) :], longest)
         return min(onset, ticks[-length]) if length else onset
@@ -80,4 +77,4 @@ class RampStart:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        self._ticks = [*state["ticks"]]
+        self._ticks = deque(state["ticks"], self._ticks.maxlen)

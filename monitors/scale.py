@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import exp, inf, log, nan
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
 from .changes import Effect, Kind
+from .own_code import copy_code
 from .types import ParameterError
 from .window import SortedWindow
 
@@ -56,16 +57,19 @@ class RobustScale:
     """
 
     __slots__ = (
-        *("_count", "_expected", "_log", "_room", "_settling", "_values", "_window"),
+        *("_count", "_differs", "_expected", "_log", "_room", "_settling", "_values", "_window"),
         *("level", "noise", "tick", "warm_up", "z"),
     )
-    _differs: ClassVar = False  # whether there is a second estimate of the noise
+
+    def __init_subclass__(cls) -> None:
+        copy_code(cls, "take")
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         if warm_up < 8:
             raise ParameterError("warm_up", f"warm_up must be at least 8 measurements, got {warm_up}")
         if window < warm_up:
             raise ParameterError("window", f"window must be at least warm_up = {warm_up}, got {window}")
+        self._differs = False  # whether there is a second estimate of the noise
         self._values = SortedWindow()
         self._count = 0  # of all values so far, up to where more make no difference
         self._window = window
@@ -234,10 +238,10 @@ class DifferencedScale(RobustScale):
     """
 
     __slots__ = ("_differences", "_last")
-    _differs = True
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         super().__init__(window, warm_up, log)
+        self._differs = True
         self._differences = SortedWindow()
         self._last: float | None = None
 

@@ -46,10 +46,8 @@ class TrendScale(RobustScale):
         z = None
         if count >= self.warm_up:
             middle = newer.median()
-            rise = middle - older.median()  # from half to half; the value comes half of a half later
-            if rise > 0.0 and not self._follows_rises:
-                rise = 0.0
-            level = middle + rise / 2
+            rise = self._rise(middle)
+            level = middle + rise / 2  # the value comes half of a half later
             if count == self.warm_up:
                 self._look_back(middle, rise / half)
             low, _, high = self._missed_by.quartiles()
@@ -77,8 +75,15 @@ class TrendScale(RobustScale):
         newer.push(value, half)
         return z
 
+    def _rise(self, middle: float) -> float:
+        """From half to half of the window, where ``middle`` is the median of the newer one."""
+        rise = middle - self._older.median()
+        return 0.0 if rise > 0.0 and not self._follows_rises else rise
+
     def _now(self) -> tuple[float, float]:
         middle = self._values.median()
+        if not len(self._missed_by):  # it is meant to move just when the first score was due
+            self._look_back(middle, self._rise(middle) / (self.warm_up // 2))
         low, _, high = self._missed_by.quartiles()
         return middle, max(max(-low, high) * 2 / IQR, self._floor(middle))
 

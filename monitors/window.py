@@ -72,8 +72,11 @@ class SortedWindow:
         0.625
         """
         ordered = self._sorted
+        count = len(ordered)
         below = bisect_left(ordered, value)
-        return (below + bisect_right(ordered, value, below) + 1) / (2 * len(ordered) + 2)
+        # Equals are rare, so most of the time there is nothing to look for.
+        to = below if below == count or ordered[below] > value else bisect_right(ordered, value, below)
+        return (below + to + 1) / (2 * count + 2)
 
     def values(self) -> list[float]:
         """The values in order of arrival."""
