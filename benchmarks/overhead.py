@@ -119,8 +119,8 @@ def timed(timers: Timers, control: Control) -> Control:
             assert cycle is not None
             assert records is not None
             pilot = records.pilot
-            timers.watch("signals", controller._recorder, "backward grad_norm log log_examples clear")
-            timers.watch("signals", cycle, "_exchange_now")
+            timers.watch("signals", controller._recorder, "backward grad_norm log clear")
+            timers.watch("signals", cycle._exchange, "measure")
             timers.watch("monitors", pilot.bank, "judge_step update")
             timers.watch("engine", pilot.engine, "judge_step tick")
             timers.watch("journal", records.journal, "sample transition phase")

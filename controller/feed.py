@@ -23,7 +23,7 @@ from .places import PASSES, Pass, Place, Window
 class Desk(Protocol):
     """Whom a feed asks and tells; the controller is one."""
 
-    def requested(self, feed: Feed) -> bool:
+    def requested(self, feed: Feed) -> bool | None:
         """Before a batch is pulled: apply what is due. False ends the loop."""
         ...
 
@@ -65,7 +65,10 @@ class Feed:
         self._source = loader
         self._generators = rng.generators_of(loader)
         self._batches: Iterator[Any] = iter(())
-        self._place = self._last = Place(0, 0, rng.capture(), 0)
+        self._opened = Place(0, 0, rng.capture(), 0)
+        self._last: Place | None = self._opened
+        self.key = self._opened.key
+        """What orders the place of the next batch among all places."""
         self._passes: dict[int, Pass] = {}
         self._next = 0
         self._first_of_epoch: int | None = None
@@ -80,11 +83,13 @@ class Feed:
     @property
     def place(self) -> Place:
         """Where the next batch will come from."""
-        return self._place
+        return _at(self._opened, self.key)
 
     @property
     def last(self) -> Place:
-        """Where the batch that was pulled last came from."""
+        """Where the batch that was pulled last came from: the same object until the next one is."""
+        if self._last is None:  # none was asked for since
+            self._last = _at(self._opened, (self.key[0], self.key[1] - 1))
         return self._last
 
     def fingerprint(self) -> Fingerprint:
@@ -105,7 +110,7 @@ class Feed:
     def draw(self) -> int:
         """Position in the mixture's stream of the next batch's first example."""
         assert self.mixture is not None
-        return self.draw_at(self._place)
+        return self.draw_at(self.place)
 
     def draw_at(self, place: Place) -> int:
         """Position in the mixture's stream at which a place begins."""
@@ -166,7 +171,7 @@ class Feed:
         try:
             last = self._begin_pass(skipped)
             self._desk.entered(self)
-            while self._desk.requested(self):
+            while self._desk.requested(self) is not False:
                 batch = self._pull(last)
                 if batch is _END:
                     self._desk.left(self)
@@ -176,9 +181,9 @@ class Feed:
             self._close()
         finally:
             # A loop that breaks off leaves Accelerate's own iterator to the garbage collector; so do we.
-            known = self._passes[self._place.epoch]
+            known = self._passes[self.key[0]]
             known.end = self.random_state()
-            known.broken_off = None if batch is _END else self._place.batch
+            known.broken_off = None if batch is _END else self.key[1]
             self._serving = False
             self._batches = iter(())
 
@@ -230,7 +235,7 @@ class Feed:
         if not self._passes:
             return
         pulled = self._after_pull is not None and self._own_too
-        self.rewind(self._place, self.random_state(), pulled=pulled)
+        self.rewind(self.place, self.random_state(), pulled=pulled)
 
     def random_state(self) -> rng.RandomState:
         """The random state of the moment, the loader's own generators included.
@@ -241,25 +246,25 @@ class Feed:
 
     def _pull(self, last: int) -> Any:
         if self._after_pull is not None:
-            self._return_to_start(self._place)
+            self._return_to_start(self._opened)
         while True:
-            known = self._passes[self._place.epoch]
-            batch = _END if self._place.batch == known.broken_off else next(self._batches, _END)
+            epoch, number = key = self.key
+            known = self._passes[epoch]
+            batch = _END if number == known.broken_off else next(self._batches, _END)
             if batch is _END:
                 self._restore_random_state()
                 self._finish_pass(known)
-                if self._place.epoch >= last:
+                if epoch >= last:
                     return _END
-                self._cross(self._place.epoch + 1)
+                self._cross(epoch + 1)
                 continue
-            key = self._place.key
-            here = self._last = self._place
-            self._place = Place(here.epoch, here.batch + 1, here.origin, here.iteration, here.stream)
+            self.key, self._last = (epoch, number + 1), None
             if self.left_out and any(window.holds(key) for window in self.left_out):
                 self.missed.add(key)
                 continue
             self.missed.discard(key)
-            self._restore_random_state()
+            if self._after_pull is not None:
+                self._restore_random_state()
             self._batch = batch
             if self._seen is not None:
                 self._compare(key)
@@ -320,7 +325,8 @@ class Feed:
 
     def _open(self, place: Place) -> None:
         self._close()
-        self._place = place
+        self._last = self.last
+        self._opened, self.key = place, place.key
         self._source = self.loader
         if hasattr(self.loader, "iteration"):
             self.loader.iteration = place.iteration
@@ -363,6 +369,11 @@ class Feed:
 
 
 _END = object()
+
+
+def _at(opened: Place, key: tuple[int, int]) -> Place:
+    """A place in a pass that was opened there. It is made only where somebody asks, not for every batch."""
+    return opened if opened.batch == key[1] else replace(opened, batch=key[1])
 
 
 def _begun_when_asked(source: Any) -> Iterator[Any]:

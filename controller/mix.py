@@ -74,6 +74,16 @@ class Mix:
         """The shares that were last put in force, before normalisation."""
         return {name: weight / self._total for name, weight in self._applied.items()}
 
+    @property
+    def plain(self) -> bool:
+        """Whether the author's own weights are in force, and nobody asks for others."""
+        return not self._layers.live and not self.regulated and self._applied == self._base
+
+    @property
+    def changed(self) -> bool:
+        """Whether there may be ``news``."""
+        return self._version != self._mixture.version
+
     def news(self) -> Mapping[str, float] | None:
         """The shares of which the newest batch was drawn, summing to 1; None while nothing has changed."""
         if self._version == self._mixture.version:
@@ -106,7 +116,7 @@ class Mix:
 
     def follow(self, tick: int) -> None:
         """Put the wanted weights in force once what is prefetched is consumed; a ramp goes in stages."""
-        if not self._layers and not self.regulated and self._applied == self._base:
+        if self.plain:
             return
         wanted = self.wanted(tick)
         if wanted == self._applied:

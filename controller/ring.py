@@ -105,7 +105,7 @@ class Ring:
         self._dropped: list[Snapshot] = []
         self._verified: str | None = None
         self._lock = threading.RLock()
-        self._cadence = self._base
+        self._step_seconds = self._stall = 0.0  # as they were last measured together
         self.last_tick = -1
 
     def __len__(self) -> int:
@@ -128,12 +128,16 @@ class Ring:
 
     @property
     def cadence(self) -> int:
-        """Ticks between snapshots at present."""
-        return self._cadence
+        """Ticks between snapshots at present: as many as the measured stall calls for."""
+        if not self._step_seconds:
+            return self._base
+        return max(self._base, round(self._stall / (self._max_overhead * self._step_seconds)))
 
     def due(self, tick: int) -> bool:
         """Whether a snapshot is to be taken at this tick."""
-        return self.keep > 0 and (self.last_tick < 0 or tick - self.last_tick >= self._cadence)
+        if self.last_tick >= 0 and tick - self.last_tick < self._base:
+            return False  # most ticks, for which the cadence need not be known
+        return self.keep > 0 and (self.last_tick < 0 or tick - self.last_tick >= self.cadence)
 
     def fit(self, tensors: Iterable[torch.Tensor], moments: int = 2, sharers: int = 1) -> str | None:
         """Lower ``keep`` to what free memory holds; says so, or None where all is well.
@@ -202,7 +206,8 @@ class Ring:
 
     def settle(self) -> None:
         """Before an optimizer step: it comes after the copy of a snapshot that is still under way."""
-        self._buffers.settle()
+        if self._buffers.beside:
+            self._buffers.settle()
 
     def copy(self, tensors: Sequence[torch.Tensor]) -> Buffer:
         """A copy of the tensors, in a spare buffer of the same shapes if there is one.
@@ -224,17 +229,18 @@ class Ring:
 
     def adapt(self, step_seconds: float) -> None:
         """Follow the measured stall with the cadence."""
-        self.stall += self._buffers.waited()
-        if self._fixed or step_seconds <= 0.0:
-            return
-        self._cadence = max(self._base, round(self.stall / (self._max_overhead * step_seconds)))
+        if self._buffers.beside:
+            self.stall += self._buffers.waited()
+        if not self._fixed and step_seconds > 0.0:
+            self._step_seconds, self._stall = step_seconds, self.stall
 
     def judged(self, tick: int, healthy: bool) -> None:
         """All samples through ``tick`` have been judged: a snapshot of that tick is good if all was well."""
         for snapshot in reversed(self._snapshots):
-            if snapshot.tick < tick:
+            taken = snapshot.moment.tick
+            if taken < tick:
                 return  # all others are older still
-            if snapshot.tick == tick:
+            if taken == tick:
                 snapshot.good = healthy
 
     def at_or_before(self, tick: int) -> Snapshot | None:

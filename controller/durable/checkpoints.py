@@ -96,6 +96,10 @@ class Checkpoints:
         """Whether the plan asks for one at this tick: alike on all processes, for it goes by ticks alone."""
         return self.plan.every is not None and tick - self.last_tick >= self.plan.every
 
+    def stirs(self, tick: int) -> bool:
+        """Whether one is due at this tick, or on its way to the disk."""
+        return self._pending is not None or self.due(tick)
+
     def begin(self, name: str, clock: Clock, take: Callable[[], Parcel]) -> None:
         """Start to write a state; waits for the one before, on all processes together.
 
