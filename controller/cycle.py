@@ -103,7 +103,9 @@ class Cycle:
             clock=clock,
         )
         self._pass_ends = PassEnds(run)
-        self._exchange = Exchange(run, recorder, norms, self._orders, self._keeping, delayed=delayed)
+        self._exchange = Exchange(
+            run, recorder, norms, self._orders, self._keeping, termination, delayed=delayed
+        )
         self._on_feed = on_feed
         self._look_ahead = look_ahead
         self._report: Callable[[str | None], None] | None = report
@@ -120,7 +122,6 @@ class Cycle:
         self._stop_told = False
         self._sample = Sample(0, 0, 0)
         self._last_step: float | None = None
-        self._step_seconds = 0.0
 
     # -- the forward half -------------------------------------------------------------------------
 
@@ -198,7 +199,8 @@ class Cycle:
                 self._skipped = self._orders.guard(sample)
         if not self._skipped and (tick >= norms.due or norms.spread):
             norms.before_step(tick, closure=closure)
-        run.ring.settle()
+        if run.ring.beside:
+            run.ring.settle()
         self._spent["signals"] += self._clock() - began
 
     # -- the backward half ------------------------------------------------------------------------
@@ -221,17 +223,18 @@ class Cycle:
         now.step += 1
         if feed is not None:
             run.trail.append(now.tick, feed.key)
-        if run.expected.names or (run.mix is not None and run.mix.changed):
-            run.expected.tell(signals, run.mix)
+        expected, mix = run.expected, run.mix
+        if expected.names or (mix is not None and mix.told_version != mix.mixture.version):
+            expected.tell(signals, mix)
         if self._last_step is not None:
-            seconds = self._step_seconds = began - self._last_step
+            seconds = run.step_seconds = began - self._last_step
             signals["step_time"] = seconds
             if seconds > 0.0 and recorder.examples:
                 signals["samples_per_second"] = recorder.examples * run.ranks.world / seconds
         self._last_step = began
         measured = {}
         if self._norms.measuring and not self._skipped:
-            measured = self._norms.after_step(now.tick, self._step_seconds)
+            measured = self._norms.after_step(now.tick, run.step_seconds)
         self._spent["signals"] += self._clock() - began
         if self._exchange.delayed:
             self._exchange.send(sample, measured)
@@ -244,7 +247,6 @@ class Cycle:
         recorder.clear()
         if run.layers.live:
             run.layers.expire(now.tick + 1)
-        run.ring.adapt(self._step_seconds)
         self._pulled, self._fed = None, False
         if feed is None or self._ahead:
             self.at_rest()

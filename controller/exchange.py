@@ -12,6 +12,7 @@ from .norms import Norms, gradient_norm
 from .orders import COMMAND, Orders
 from .run import Run
 from .signals import CONTROL, Recorder, unpack
+from .termination import Termination
 from .transport import Transport
 
 
@@ -26,11 +27,20 @@ class Exchange:
         norms: Measures parameters and update.
         orders: Has what waits to be done.
         keeping: Knows when the state is to be kept.
+        termination: Whether this process is asked to end.
         delayed: Read signals a tick late, so that the device is never waited for.
     """
 
     def __init__(
-        self, run: Run, recorder: Recorder, norms: Norms, orders: Orders, keeping: Keeping, *, delayed: bool
+        self,
+        run: Run,
+        recorder: Recorder,
+        norms: Norms,
+        orders: Orders,
+        keeping: Keeping,
+        termination: Termination,
+        *,
+        delayed: bool,
     ) -> None:
         self.delayed = delayed
         self._run = run
@@ -38,21 +48,23 @@ class Exchange:
         self._norms = norms
         self._orders = orders
         self._keeping = keeping
+        self._termination = termination
         self._transport = Transport(run.accelerator.device)
         self._vector: torch.Tensor | None = None
 
     def measure(self, sample: Sample) -> None:
         """Pack the tick's signals and reduce them; put them into the sample where they are not delayed."""
         run, recorder = self._run, self._recorder
-        if not recorder.has_grad_norm:
+        if recorder.norm is None:
             recorder.grad_norm(gradient_norm(run.optimizer))
         if self._norms.spread:
             recorder.norms(self._norms.take_shares())
         if sample.tick == 1:
             run.ranks.agree(recorder.names)
-        flags = self._keeping.flags
-        if self._orders.pending is not None:
-            flags |= COMMAND
+        flags = 0 if self._orders.pending is None else COMMAND
+        since = sample.tick - run.ring.last_tick
+        if since >= run.ring.base or since > sample.tick or self._termination.asked:
+            flags |= self._keeping.flags
         if self._norms.spread and run.ranks.main:
             flags |= self._norms.flags(sample.tick)
         if self.delayed:
@@ -64,8 +76,9 @@ class Exchange:
             # NCCL reduces what lies on the device; the round trip is the price of judging before the step.
             packed = torch.tensor([sums, counts], dtype=torch.float64, device=run.accelerator.device)
             sums, counts = run.ranks.reduce(packed).tolist()
-        sample.signals = unpack(recorder.names, sums, counts)
-        self._heed(sample)
+        signals = sample.signals = unpack(recorder.names, sums, counts)
+        if control := signals.pop(CONTROL, 0.0):
+            self._heed(control)
 
     def send(self, sample: Sample, extras: Mapping[str, torch.Tensor]) -> None:
         """What was packed, and scalars measured after it, are on their way into this sample."""
@@ -75,13 +88,13 @@ class Exchange:
     def arrived(self, *, all_of_them: bool = False) -> Iterator[Sample]:
         """Samples whose numbers have come from the device; waits for them if it is to be all."""
         for sample in self._transport.receive(all_of_them=all_of_them):
-            self._heed(sample)
+            if control := sample.signals.pop(CONTROL, 0.0):
+                self._heed(control)
             yield sample
 
-    def _heed(self, sample: Sample) -> None:
-        """Read rank 0's flags off a reduced vector (a mean over ranks), and whether any process is to end."""
-        if control := sample.signals.pop(CONTROL, 0.0):
-            flags = round(control * self._run.ranks.world)
-            self._orders.heed(flags)
-            self._keeping.heed(flags)
-            self._norms.heed(flags)
+    def _heed(self, control: float) -> None:
+        """Read rank 0's flags off the control slot (a mean over ranks), and whether any process is to end."""
+        flags = round(control * self._run.ranks.world)
+        self._orders.heed(flags)
+        self._keeping.heed(flags)
+        self._norms.heed(flags)

@@ -61,9 +61,8 @@ class Keeping:
     @property
     def flags(self) -> int:
         """What this process puts into the control slot."""
-        run, flags = self._run, 0
-        if run.ring.due(run.clock.tick + 1):
-            flags = self._snapshots.flags(self._orders)
+        run = self._run
+        flags = self._snapshots.flags(self._orders)
         if self._termination.asked:
             flags |= LEAVE if run.ranks.main else LEAVE_ELSEWHERE
         return flags

@@ -134,7 +134,8 @@ class Orders:
         if judged is None:
             return
         decision, self.healthy = judged
-        self._run.ring.judged(sample.tick, self.healthy)
+        if sample.tick <= self._run.ring.last_tick:
+            self._run.ring.judged(sample.tick, self.healthy)
         if self._trial is not None:
             self._trial.measure(sample.step, pilot.measure(self._trial.decision, sample.tick))
         if decision is not None or pilot.news is not None:

@@ -95,8 +95,9 @@ class Ring:
         self.spares = spares
         self.reach = reach
         self.stall = self.making = 0.0
-        self._base = every or max(1, round(reach / 2 ** (keep - 1)))
         self._fixed = every is not None
+        self.base = every or max(1, round(reach / 2 ** (keep - 1)))
+        """Ticks between two snapshots at least."""
         self._max_overhead = max_overhead
         self._clock = clock
         self._snapshots: list[Snapshot] = []
@@ -105,7 +106,9 @@ class Ring:
         self._dropped: list[Snapshot] = []
         self._verified: str | None = None
         self._lock = threading.RLock()
-        self._step_seconds = self._stall = 0.0  # as they were last measured together
+        self._cadence = self.base
+        self.beside = self._buffers.beside
+        """Whether copies are made beside training, which has to ``settle`` with them."""
         self.last_tick = -1
 
     def __len__(self) -> int:
@@ -128,16 +131,12 @@ class Ring:
 
     @property
     def cadence(self) -> int:
-        """Ticks between snapshots at present: as many as the measured stall calls for."""
-        if not self._step_seconds:
-            return self._base
-        return max(self._base, round(self._stall / (self._max_overhead * self._step_seconds)))
+        """Ticks between snapshots at present."""
+        return self._cadence
 
     def due(self, tick: int) -> bool:
         """Whether a snapshot is to be taken at this tick."""
-        if self.last_tick >= 0 and tick - self.last_tick < self._base:
-            return False  # most ticks, for which the cadence need not be known
-        return self.keep > 0 and (self.last_tick < 0 or tick - self.last_tick >= self.cadence)
+        return self.keep > 0 and (self.last_tick < 0 or tick - self.last_tick >= self._cadence)
 
     def fit(self, tensors: Iterable[torch.Tensor], moments: int = 2, sharers: int = 1) -> str | None:
         """Lower ``keep`` to what free memory holds; says so, or None where all is well.
@@ -206,8 +205,7 @@ class Ring:
 
     def settle(self) -> None:
         """Before an optimizer step: it comes after the copy of a snapshot that is still under way."""
-        if self._buffers.beside:
-            self._buffers.settle()
+        self._buffers.settle()
 
     def copy(self, tensors: Sequence[torch.Tensor]) -> Buffer:
         """A copy of the tensors, in a spare buffer of the same shapes if there is one.
@@ -229,18 +227,17 @@ class Ring:
 
     def adapt(self, step_seconds: float) -> None:
         """Follow the measured stall with the cadence."""
-        if self._buffers.beside:
-            self.stall += self._buffers.waited()
-        if not self._fixed and step_seconds > 0.0:
-            self._step_seconds, self._stall = step_seconds, self.stall
+        self.stall += self._buffers.waited()
+        if self._fixed or step_seconds <= 0.0:
+            return
+        self._cadence = max(self.base, round(self.stall / (self._max_overhead * step_seconds)))
 
     def judged(self, tick: int, healthy: bool) -> None:
         """All samples through ``tick`` have been judged: a snapshot of that tick is good if all was well."""
         for snapshot in reversed(self._snapshots):
-            taken = snapshot.moment.tick
-            if taken < tick:
+            if snapshot.tick < tick:
                 return  # all others are older still
-            if taken == tick:
+            if snapshot.tick == tick:
                 snapshot.good = healthy
 
     def at_or_before(self, tick: int) -> Snapshot | None:

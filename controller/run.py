@@ -45,7 +45,8 @@ class Run:
 
     ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words. ``own_state``
     gives what goes on from a durable checkpoint besides the training state, ``horizon`` the step at which the
-    loop will end, None where nobody knows. ``until`` is the step after which the run was asked to end.
+    loop will end, None where nobody knows. ``until`` is the step after which the run was asked to end,
+    ``step_seconds`` what the last one took.
     """
 
     accelerator: Any
@@ -69,6 +70,7 @@ class Run:
     own_state: Callable[[], Mapping[str, Any]] = dict
     horizon: Callable[[], int | None] = lambda: None
     until: float = inf
+    step_seconds: float = 0.0
 
     def end_if_asked(self) -> None:
         """A fork that was asked for so many steps only comes to its end after them."""

@@ -74,7 +74,8 @@ class Recorder:
         self._steps = 1
         self._loss: torch.Tensor | float | None = None  # sum over the micro-batches
         self._divisors: list[float] = []
-        self._grad_norm: torch.Tensor | float | None = None
+        self.norm: torch.Tensor | float | None = None
+        """Norm of this tick's gradients, once the loop's clipping has given it."""
         self._log: dict[str, tuple[torch.Tensor | float, int]] = {}
 
     def declare_sources(self, names: Sequence[str]) -> None:
@@ -122,7 +123,8 @@ class Recorder:
 
         ``steps`` is the number by which Accelerate is about to divide it.
         """
-        value = _number(loss.detach().mean() if loss.ndim else loss)
+        plain = type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim
+        value = loss.item() if plain else _number(loss.detach().mean() if loss.ndim else loss)
         self._loss = value if self._loss is None else self._loss + value
         self._divisors.append(hand_divisor(loss))
         self._steps = steps
@@ -132,16 +134,11 @@ class Recorder:
     def grad_norm(self, norm: torch.Tensor | float | None) -> None:
         """Take the gradient norm that the loop's own clipping computed, or this process's share of it."""
         if norm is not None:
-            self._grad_norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
+            self.norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
 
     def norms(self, shares: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         """Take this process's shares of the norms of parameters and update, for the vector of this tick."""
         self._norms = shares
-
-    @property
-    def has_grad_norm(self) -> bool:
-        """Whether the loop's clipping has given the norm of this tick's gradients."""
-        return self._grad_norm is not None
 
     def log(self, signals: Mapping[str, torch.Tensor | float]) -> None:
         """Take scalars from the loop; several in one tick are averaged."""
@@ -191,10 +188,14 @@ class Recorder:
 
     def _scalars(self, control: float) -> tuple[list[torch.Tensor | float], list[torch.Tensor | float]]:
         loss, loss_count = self._mean_loss()
-        norm = self._grad_norm
-        square: torch.Tensor | float = 0.0 if norm is None else _square(norm)
-        sums: list[torch.Tensor | float] = [control, loss, square]
-        counts: list[torch.Tensor | float] = [1.0, loss_count, 0.0 if norm is None else 1.0]
+        norm = self.norm
+        sums: list[torch.Tensor | float]
+        counts: list[torch.Tensor | float]
+        if norm is None:
+            sums, counts = [control, loss, 0.0], [1.0, loss_count, 0.0]
+        else:
+            square = norm * norm if type(norm) is float else _square(norm)
+            sums, counts = [control, loss, square], [1.0, loss_count, 1.0]
         if self._spread_norms:
             parameters, update = (0.0, 0.0) if self._norms is None else map(_square, self._norms)
             # The mean of the ratio's slot is the sum of one's squares over the sum of the other's.
@@ -208,7 +209,7 @@ class Recorder:
 
     def clear(self) -> None:
         """Begin the next tick."""
-        self._loss = self._grad_norm = None
+        self._loss = self.norm = None
         self._divisors = []
         self.by_source.clear()
         self._log = {}

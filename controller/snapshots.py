@@ -52,8 +52,10 @@ class Snapshots:
         self._run.ring.last_tick = state["last_tick"]
 
     def flags(self, orders: Orders) -> int:
-        """What rank 0 puts into the control slot, where the ring says that the next one is due."""
-        if self._asked or not orders.may_act:
+        """What rank 0 puts into the control slot, for the tick that is being made."""
+        run = self._run
+        run.ring.adapt(run.step_seconds)
+        if self._asked or not run.ring.due(run.clock.tick + 1) or not orders.may_act:
             return 0
         self._asked = True
         return SNAPSHOT

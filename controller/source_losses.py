@@ -51,8 +51,19 @@ class SourceLosses:
         if not (losses.is_cpu and numbers.is_cpu):
             self._add_on_device(losses.detach(), numbers.to(losses.device))
             return
-        add = self._added if count < MANY else self._many_added
-        sums, counts = add(losses, numbers)
+        if count < MANY:
+            sums, counts = [0.0] * len(self.names), [0.0] * len(self.names)
+            places = numbers.tolist()
+            try:
+                for place, loss in zip(places, losses.tolist(), strict=True):
+                    counts[place] += 1.0
+                    sums[place] += loss
+            except (IndexError, TypeError):
+                raise self._no_source(places) from None
+            if places and min(places) < 0:  # which Python's lists take for a place counted from their end
+                raise self._no_source(places)
+        else:
+            sums, counts = self._many_added(losses, numbers)
         if self._host is not self._nothing:
             sums, counts = _plus(self._host[0], sums), _plus(self._host[1], counts)
         self._host = sums, counts
@@ -72,7 +83,7 @@ class SourceLosses:
         return both[0], both[1]
 
     def _many_added(self, losses: torch.Tensor, numbers: torch.Tensor) -> Both:
-        """The same by numpy, which takes a while to begin with."""
+        """Sums and counts by numpy, which takes a while to begin with."""
         sources = len(self.names)
         low, high = numbers.min().item(), numbers.max().item()
         if not 0 <= low <= high < sources or numbers.is_floating_point():
@@ -80,19 +91,6 @@ class SourceLosses:
         counts = np.bincount(numbers.numpy(), minlength=sources)
         sums = np.bincount(numbers.numpy(), losses.detach().double().numpy(), sources)
         return sums.tolist(), counts.tolist()
-
-    def _added(self, some_losses: torch.Tensor, some_numbers: torch.Tensor) -> Both:
-        losses, numbers = some_losses.tolist(), some_numbers.tolist()
-        sums, counts = [0.0] * len(self.names), [0.0] * len(self.names)
-        try:
-            for number, loss in zip(numbers, losses, strict=True):
-                counts[number] += 1.0
-                sums[number] += loss
-        except (IndexError, TypeError):
-            raise self._no_source(numbers) from None
-        if numbers and min(numbers) < 0:  # which Python's lists take for a place counted from their end
-            raise self._no_source(numbers)
-        return sums, counts
 
     def _no_source(self, numbers: list[int]) -> ValueError:
         return ValueError(

@@ -101,6 +101,7 @@ class Wiring:
         self.on_rollback: list[Rollback] = []
         self._settings = settings
         self._recorder = recorder
+        self.clipped = recorder.grad_norm
         self._records = records
         self._resume = settings.resume
         self._loaders: list[WatchedLoader] = []
@@ -182,10 +183,6 @@ class Wiring:
             raise ValueError(NEEDS_COUNTER)
         if self.cycle is not None:
             self.cycle.backward(loss)
-
-    def clipped(self, norm: torch.Tensor | float | None) -> None:
-        """The loop clipped, and this was the gradients' norm before."""
-        self._recorder.grad_norm(norm)
 
     before_step = _guarded(Cycle.before_step)
     after_step = _guarded(Cycle.after_step)

@@ -98,7 +98,7 @@ class Checkpoints:
 
     def stirs(self, tick: int) -> bool:
         """Whether one is due at this tick, or on its way to the disk."""
-        return self._pending is not None or self.due(tick)
+        return self._pending is not None or (self.plan.every is not None and self.due(tick))
 
     def begin(self, name: str, clock: Clock, take: Callable[[], Parcel]) -> None:
         """Start to write a state; waits for the one before, on all processes together.
