@@ -19,9 +19,10 @@ from .forks.order import ForkOrder, free_port
 from .ranks import Ranks
 from .records import Records
 from .run import Rollback
+from .settings import Settings
 from .signals import Recorder
 from .training_state import Stateful
-from .wiring import Settings, Wiring
+from .wiring import Wiring
 from .wrapping import is_instrumented
 
 

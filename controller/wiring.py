@@ -5,29 +5,26 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from ..policies.policy import Mode, Policy
+from ..policies.policy import Mode
 from .assembly import assemble_cycle, assemble_run
 from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
 from .feed import Feed
 from .foresight import Foresight, steps_a_pass
-from .forks.order import ForkOrder
 from .loader import WatchedLoader
 from .loop import Counters, TrainingStopped
 from .mix import Mix
-from .ranks import Ranks
 from .records import Records
 from .resume import NEEDS_COUNTER, NEEDS_PREPARE, go_on, own_state
 from .run import Rollback, Run
 from .sensing import keep_only
+from .settings import Settings
 from .signals import Recorder
 from .start_report import report, why_not_rewind
 from .termination import Termination
@@ -44,23 +41,6 @@ TWO_OPTIMIZERS = (
     "Controller(..., optimizer=optimizer), or, if one training follows another, call "
     "accelerator.free_memory() between them"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a Controller was given, as its own docstring tells, with the run's processes and folder."""
-
-    accelerator: Any
-    policy: Policy
-    directory: Path
-    ranks: Ranks
-    resume: str | Path | None
-    optimizer: torch.optim.Optimizer | None
-    training_loader: Any
-    norms_every: int | None
-    say: Callable[[str], object]
-    clock: Callable[[], float]
-    forked: ForkOrder | None = None
 
 
 def _guarded(part: Callable[Concatenate[Cycle, P], T]) -> Callable[Concatenate[Wiring, P], T | None]:
