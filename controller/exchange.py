@@ -63,7 +63,7 @@ class Exchange:
             run.ranks.agree(recorder.names)
         flags = 0 if self._orders.pending is None else COMMAND
         since = sample.tick - run.ring.last_tick
-        if since >= run.ring.base or since > sample.tick or self._termination.asked:
+        if since >= run.ring.base or run.ring.last_tick < 0 or self._termination.asked:
             flags |= self._keeping.flags
         if self._norms.spread and run.ranks.main:
             flags |= self._norms.flags(sample.tick)
