@@ -9,43 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderDispatcher
 
 from . import rng, streams
+from .desk import Desk
 from .fingerprint import Fingerprint, fingerprint, same
 from .mixture import Mixture, find_mixture
 from .places import PASSES, Pass, Place, Window
-
-
-class Desk(Protocol):
-    """Whom a feed asks and tells; the controller is one."""
-
-    def requested(self, feed: Feed) -> bool | None:
-        """Before a batch is pulled: apply what is due. False ends the loop."""
-        ...
-
-    def pulled(self, feed: Feed, batch: Any) -> None:
-        """After a batch was pulled and before the loop gets it."""
-        ...
-
-    def entered(self, feed: Feed) -> None:
-        """The loop begins a pass."""
-        ...
-
-    def left(self, feed: Feed) -> None:
-        """The loop's pass has come to its end; what follows is epoch-end code."""
-        ...
-
-    def crossed(self, feed: Feed, epoch: int) -> None:
-        """A rewound pass has come to its end and ``epoch`` begins, without epoch-end code in between."""
-        ...
-
-    def changed(self, feed: Feed) -> None:
-        """The first batch that was drawn again is not the one that was drawn at its place before."""
-        ...
 
 
 class Feed:

@@ -87,11 +87,10 @@ class Keeping:
 
     def if_due(self, feed: Feed | None, *, begun: bool) -> None:
         """Take a snapshot, and put the state on disk, where either is due, at the batch pulled last."""
-        run = self._run
-        if not (self._snapshots.due or self._leaving or run.checkpoints.stirs(run.clock.tick)):
+        checkpoints = self._run.checkpoints
+        on_disk = checkpoints.plan.every is not None or checkpoints.pending is not None
+        if not (self._snapshots.due or on_disk or self._leaving) or self._orders.trying:
             return  # most ticks
-        if self._orders.trying:
-            return
         began = self._clock()
         if self._snapshots.take_if_due(feed, healthy=self._orders.healthy, begun=begun):
             self._account("snapshots", began)

@@ -133,7 +133,9 @@ class Recorder:
 
     def grad_norm(self, norm: torch.Tensor | float | None) -> None:
         """Take the gradient norm that the loop's own clipping computed, or this process's share of it."""
-        if norm is not None:
+        if type(norm) is torch.Tensor and norm.is_cpu:
+            self.norm = norm.item()
+        elif norm is not None:
             self.norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
 
     def norms(self, shares: tuple[torch.Tensor, torch.Tensor] | None) -> None:

@@ -15,7 +15,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.scheduler import AcceleratedScheduler
 from torch.utils.data import DataLoader
 
-from .feed import Desk
+from .desk import Desk
 from .loader import WatchedLoader
 
 Original = Callable[..., Any]
