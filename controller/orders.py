@@ -139,7 +139,8 @@ class Orders:
         if self._trial is not None:
             self._trial.measure(sample.step, pilot.measure(self._trial.decision, sample.tick))
         if decision is not None or pilot.news is not None:
-            self._hold(decision, pilot.take_news())
+            news, pilot.news = pilot.news, None
+            self._hold(decision, news)
 
     def obey(self, *, leaving: bool) -> None:
         """Between two updates: do what is due, let ramps go on, show what is in force.

@@ -53,7 +53,7 @@ class Pilot:
         self.regulators = Regulators(*with_references(policy.regulators))
         self._regulated = bool(policy.regulators)  # for good: an edit of them is refused
         self.news: News | None = None
-        """What all processes must know of besides an act, if there is anything."""
+        """What all processes must know of besides an act, if there is anything; who tells them takes it."""
         self._calm = False  # no reading is bad
         self._outside = outside
         self._look_at = _NEVER_LOOKED
@@ -185,11 +185,6 @@ class Pilot:
         """Tell the monitors what is known ahead of the run, from this tick on."""
         self.event("plan", tick, plan.to_json())
         self.bank.plan(plan)
-
-    def take_news(self) -> News | None:
-        """What all processes must know of since the last call."""
-        news, self.news = self.news, None
-        return news
 
     def _to_tell(self) -> News:
         """The news, to add to."""
