@@ -121,6 +121,8 @@ def timed(timers: Timers, control: Control) -> Control:
             pilot = records.pilot
             timers.watch("signals", controller._recorder, "backward grad_norm log clear")
             timers.watch("signals", cycle._exchange, "measure")
+            wiring.declare_sources()
+            timers.watch("signals", controller._recorder.by_source, "add")
             timers.watch("monitors", pilot.bank, "judge_step update")
             timers.watch("engine", pilot.engine, "judge_step tick")
             timers.watch("journal", records.journal, "sample transition phase")
