@@ -42,6 +42,8 @@ class Buffers:
         self._pinned = device.type == "cuda" and not self._on_device
         self._available = available
         self._side = side
+        self.beside = side is not None
+        """Whether copies are made beside the training, which then has to wait for them at times."""
 
     def lend(self, tensors: Sequence[torch.Tensor]) -> Buffer:
         """A buffer for a copy of these: a spare one, or a new one.

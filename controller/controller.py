@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -21,12 +20,11 @@ from .ranks import Ranks
 from .records import Records
 from .repeats import REPEATS
 from .run import Rollback
+from .settings import Settings
 from .signals import Recorder
 from .training_state import Stateful
-from .wiring import Settings, Wiring
+from .wiring import Wiring
 from .wrapping import is_instrumented
-
-log = logging.getLogger("midcourse")
 
 
 class Controller:
@@ -141,13 +139,7 @@ class Controller:
 
     def log(self, **signals: torch.Tensor | float) -> None:
         """Add scalars to this tick's sample; ``loss`` replaces the one given to ``backward``."""
-        known = len(self._recorder.refused)
         self._recorder.log(signals)
-        if len(self._recorder.refused) > known:
-            log.error(
-                "with several processes signals are named up front: Controller(..., signals=%s)",
-                sorted(self._recorder.refused),
-            )
 
     def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
         """Give per-example losses [B] and their sources [B] (numbers or names): ``loss/source=NAME``.
@@ -155,9 +147,9 @@ class Controller:
         Raises:
             ValueError: the two do not match in length, or a source has no name.
         """
-        if not self._recorder.sources:
+        if not self._recorder.by_source.names:
             self._wiring.declare_sources()
-        self._recorder.log_examples(losses, sources)
+        self._recorder.by_source.add(losses, sources)
 
     def expect_change(self, *signals: str) -> None:
         """What changes from the next batch on is meant to: a new stage, other data, a new augmentation.

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,20 +24,20 @@ import torch
 
 from ..monitors.types import Sample
 from ..policies.policy import Policy
+from .exchange import Exchange
 from .feed import Feed
 from .keeping import Keeping
 from .loop import TrainingStopped
 from .metrics import Metrics
-from .norms import Norms, gradient_norm
+from .norms import Norms
 from .orders import Orders
 from .pilot import Pilot
 from .reading_ahead import READS_AHEAD, SETTLED, autograd_sequence, made_before
 from .repeats import REPEATS, Repeats
 from .run import Run
-from .signals import CONTROL, Recorder, count_examples, unpack
+from .signals import Recorder, count_examples
 from .snapshots import PassEnds, Snapshots
 from .termination import Termination
-from .transport import Transport
 
 log = logging.getLogger("midcourse")
 
@@ -61,7 +62,8 @@ class Cycle:
         notices: What is to be said at start; the snapshots add theirs.
         repeats: Looks whether a batch comes again, where the policy asks for that.
         on_feed: Called when the training loader is known.
-        look_ahead: Called before every step, while the rates are the schedule's own.
+        look_ahead: Called before every step, while the rates are the schedule's own; None: nobody asks.
+        report: Called once, after the first step, with what cannot be known of its loss, if anything.
         termination: Whether the process is asked to end.
         leave: Ends it, once the state is on disk.
         clock: Seconds.
@@ -80,7 +82,8 @@ class Cycle:
         notices: list[str],
         repeats: Repeats | None = None,
         on_feed: Callable[[Feed | None], None],
-        look_ahead: Callable[[], None],
+        look_ahead: Callable[[], None] | None,
+        report: Callable[[str | None], None],
         termination: Termination,
         leave: Callable[[], object],
         clock: Callable[[], float] = time.perf_counter,
@@ -89,6 +92,7 @@ class Cycle:
         self.recorder = recorder
         self._norms = norms
         self._metrics = metrics
+        self._spent = defaultdict[str, float](float) if metrics is None else metrics.spent
         arrive = partial(self._judge_arrived, all_of_them=True)
         self._orders = Orders(run, pilot, metrics, arrive, clock)
         self._keeping = Keeping(
@@ -102,10 +106,14 @@ class Cycle:
             clock=clock,
         )
         self._pass_ends = PassEnds(run)
-        self._transport = Transport(run.accelerator.device) if delayed else None
         self._repeats = repeats
+        self._exchange = Exchange(
+            run, recorder, norms, self._orders, self._keeping, termination, delayed=delayed
+        )
         self._on_feed = on_feed
         self._look_ahead = look_ahead
+        self._report: Callable[[str | None], None] | None = report
+        self._termination = termination
         self._clock = clock
         self._pulled: Feed | None = None
         self._fed = False
@@ -114,11 +122,10 @@ class Cycle:
         self._pulled_at = 0
         self._inside = False
         self._skipped = False
+        self._reserved = False
         self._stop_told = False
         self._sample = Sample(0, 0, 0)
-        self._vector: torch.Tensor | None = None
         self._last_step: float | None = None
-        self._step_seconds = 0.0
 
     # -- the forward half -------------------------------------------------------------------------
 
@@ -128,13 +135,14 @@ class Cycle:
         Raises:
             TrainingStopped: the run was stopped, and no loader of ours could end the loop.
         """
-        if not self.recorder.micro_batches:
+        run, recorder = self.run, self.recorder
+        if not recorder.micro_batches:
             self._begin_tick()
         elif self._inside:
             return  # a closure's later evaluations are not the loss of this step
-        if self.run.clock.tick <= SETTLED and made_before(loss, self._pulled_at):
+        if run.clock.tick <= SETTLED and made_before(loss, self._pulled_at):
             self._reads_ahead()
-        self.recorder.backward(loss, self.run.accelerator.gradient_accumulation_steps, self.run.ranks.world)
+        recorder.backward(loss, run.accelerator.gradient_state.num_steps, run.ranks.world)
 
     def _begin_tick(self) -> None:
         """Whose batch is trained on: the feed's that gave the last one and is still in its pass, or nobody's.
@@ -143,7 +151,7 @@ class Cycle:
         """
         if self.run.stopped is not None and not self._stop_told:
             raise TrainingStopped(self.run.stopped)
-        self._keeping.begin()
+        self._termination.armed = True  # from now on there is something to save
         if self._begun and self._fed:
             return
         pulled = self._pulled if self._pulled is not None and self._pulled.serving else None
@@ -152,6 +160,7 @@ class Cycle:
         if self._begun and (pulled is known or (pulled is None and not idle)):
             return
         self._on_feed(pulled)
+        self._orders.stirs = True
         if self._ahead:
             self.run.rewinds = READS_AHEAD
         self._fed = self.run.feed is not None
@@ -175,123 +184,90 @@ class Cycle:
         With a ``closure`` the optimizer computes loss and gradients inside its step: both are measured later.
         """
         began = self._clock()
+        run, norms = self.run, self._norms
         if not self.recorder.micro_batches:  # the loop calls loss.backward() itself
             self._begin_tick()
-        self._look_ahead()
-        run, tick = self.run, self.run.clock.tick + 1
+        if self._look_ahead is not None:
+            self._look_ahead()
+        now = run.clock
+        tick = now.tick + 1
         run.learning_rate.apply(tick)
-        if run.clock.branch != self._sample.branch:
-            self._norms.take_shares()  # of an update that was taken back
-        self._sample = Sample(run.clock.step + 1, tick, run.clock.branch)
+        if now.branch != self._sample.branch:
+            norms.take_shares()  # of an update that was taken back
+        sample = self._sample = Sample(now.step + 1, tick, now.branch)
         self._skipped = False
         self._inside = closure
         if not closure:
-            self._measure()
-        if not closure and self._transport is None:
-            self._skipped = self._orders.guard(self._sample)
-        if not self._skipped:
-            self._norms.before_step(tick, closure=closure)
-        run.ring.settle()
-        self._account("signals", began)
-
-    def _measure(self) -> None:
-        """Pack the tick's signals and reduce them; read them at once where they are not delayed."""
-        run = self.run
-        if not self.recorder.has_grad_norm:
-            self.recorder.grad_norm(gradient_norm(run.optimizer))
-        self.recorder.norms(self._norms.take_shares())
-        self._vector = None
-        if self._sample.tick == 1:
-            run.ranks.agree(self.recorder.names)
-        if self._transport is None:
-            self._exchange_now()
-        else:
-            vector = self.recorder.device_vector(run.accelerator.device, self._control())
-            self._vector = run.ranks.reduce(vector)
-
-    def _exchange_now(self) -> None:
-        vector = self.recorder.host_vector(self._control())
-        if self.run.ranks.world > 1:
-            # NCCL reduces what lies on the device; the round trip is the price of judging before the step.
-            packed = torch.tensor(vector, dtype=torch.float64, device=self.run.accelerator.device)
-            vector = self.run.ranks.reduce(packed).tolist()
-        self._sample.signals.update(unpack(self.recorder.names, vector, self._planned()))
-        self._heed(self._sample)
-
-    def _planned(self) -> Mapping[str, float] | None:
-        return self.run.mix.planned if self.recorder.tells_supply and self.run.mix is not None else None
-
-    def _control(self) -> float:
-        flags = self._orders.flags | self._keeping.flags
-        if self.run.ranks.main:
-            flags |= self._norms.flags(self._sample.tick)
-        return float(flags)
-
-    def _heed(self, sample: Sample) -> None:
-        """Read rank 0's flags off a reduced vector (a mean over ranks), and whether any process is to end."""
-        if flags := round(sample.signals.pop(CONTROL, 0.0) * self.run.ranks.world):
-            self._orders.heed(flags)
-            self._keeping.heed(flags)
-            self._norms.heed(flags)
+            self._exchange.measure(sample)
+            if not self._exchange.delayed:
+                self._skipped = self._orders.guard(sample)
+        if not self._skipped and (tick >= norms.due or norms.spread):
+            norms.before_step(tick, closure=closure)
+        if run.ring.beside:
+            run.ring.settle()
+        self._spent["signals"] += self._clock() - began
 
     # -- the backward half ------------------------------------------------------------------------
 
     def after_step(self) -> None:
         """Put the rate back, complete the sample, judge what has arrived, and keep the decision for later."""
-        if not self._skipped:
+        if not self._skipped and not self._reserved:
+            self._reserved = True
             self._keeping.reserve(told=self._last_step is not None)
         began = self._clock()
-        run, sample = self.run, self._sample
+        run, sample, recorder, feed = self.run, self._sample, self.recorder, self.run.feed
         if self._inside:
             self._inside = False
-            self._measure()
-        rate = run.learning_rate.effective
-        run.learning_rate.release()
-        run.clock.tick += 1
-        run.clock.step += 1
-        if run.feed is not None:
-            run.trail.append(run.clock.tick, run.feed.place.key)
-        sample.signals["lr"] = rate
-        run.expected.tell(sample.signals, run.mix)
-        self._time(sample, began)
-        measured = {} if self._skipped else self._norms.after_step(run.clock.tick, self._step_seconds)
-        self._account("signals", began)
-        if self._vector is None:
-            for name, value in measured.items():
-                sample.signals[name] = float(value)
-            self._orders.judge(sample)
-        elif self._transport is not None:
-            self._transport.send(sample, self.recorder.names, self._vector, measured, self._planned())
+            self._exchange.measure(sample)
+        signals, now = sample.signals, run.clock
+        signals["lr"] = run.learning_rate.effective
+        if run.learning_rate.overridden:
+            run.learning_rate.release()
+        now.tick += 1
+        now.step += 1
+        if feed is not None:
+            run.trail.append(now.tick, feed.key)
+        expected, mix = run.expected, run.mix
+        if expected.names or (mix is not None and mix.told_version != mix.mixture.version):
+            expected.tell(signals, mix)
+        if self._last_step is not None:
+            seconds = run.step_seconds = began - self._last_step
+            signals["step_time"] = seconds
+            if seconds > 0.0 and recorder.examples:
+                signals["samples_per_second"] = recorder.examples * run.ranks.world / seconds
+        self._last_step = began
+        measured = {}
+        if self._norms.measuring and not self._skipped:
+            measured = self._norms.after_step(now.tick, run.step_seconds)
+        self._spent["signals"] += self._clock() - began
+        if self._exchange.delayed:
+            self._exchange.send(sample, measured)
             self._judge_arrived()
-        self.recorder.clear()
-        if run.layers:
-            run.layers.expire(run.clock.tick + 1)
-        run.ring.adapt(self._step_seconds)
+        else:
+            for name, value in measured.items():
+                signals[name] = float(value)
+            self._orders.judge(sample)
+        doubt = None if self._report is None else recorder.doubt
+        recorder.clear()
+        if run.layers.live:
+            run.layers.expire(now.tick + 1)
         self._pulled, self._fed = None, False
-        if run.feed is None or self._ahead:
+        if feed is None or self._ahead:
             self.at_rest()
             self._keeping.if_due(None, begun=self._begun)
+        if self._report is not None:
+            report, self._report = self._report, None
+            report(doubt)
 
     def _judge_arrived(self, *, all_of_them: bool = False) -> None:
         """Judge the samples whose numbers have come from the device; waits for them if it is to be all."""
-        if self._transport is not None:
-            for sample in self._transport.receive(all_of_them=all_of_them):
-                self._heed(sample)
-                self._orders.judge(sample)
+        for sample in self._exchange.arrived(all_of_them=all_of_them):
+            self._orders.judge(sample)
 
     def step_raised(self) -> None:
         """The update did not happen: leave the user's learning rate as it was."""
         self._inside = False
         self.run.learning_rate.release()
-
-    def _time(self, sample: Sample, now: float) -> None:
-        if self._last_step is not None:
-            self._step_seconds = now - self._last_step
-            sample.signals["step_time"] = self._step_seconds
-            if self._step_seconds > 0.0 and self.recorder.examples:
-                examples = self.recorder.examples * self.run.ranks.world
-                sample.signals["samples_per_second"] = examples / self._step_seconds
-        self._last_step = now
 
     # -- between two steps ------------------------------------------------------------------------
 
@@ -301,22 +277,27 @@ class Cycle:
         Raises:
             TrainingStopped: the run was stopped and the loop asks again.
         """
-        if feed is not self.run.feed and (self._begun or self.run.stopped is not None):
+        run = self.run
+        if run.clock.step >= run.until:
+            run.end_if_asked()
+        if not self._orders.stirs and run.stopped is None:
+            return True  # most batches
+        if feed is not run.feed and (self._begun or run.stopped is not None):
             return True
         if self._orders.due and self.recorder.micro_batches:
             self._reads_ahead()
-        if self.run.stopped is None and not self._ahead:
+        if run.stopped is None and not self._ahead:
             self.at_rest()
-        if self.run.stopped is None:
+        if run.stopped is None:
             return True
         if self._stop_told:
-            raise TrainingStopped(self.run.stopped)
+            raise TrainingStopped(run.stopped)
         self._stop_told = True
         return False
 
     def at_rest(self) -> None:
         """Between two updates, with no gradients pending: do what was decided, let ramps go on."""
-        if not self.recorder.micro_batches:
+        if self._orders.stirs and not self.recorder.micro_batches:
             self._orders.obey(leaving=self._keeping.leaving)
 
     def pulled(self, feed: Feed, batch: Any) -> None:
@@ -324,16 +305,17 @@ class Cycle:
         if not self._begun and feed is not self._pulled:
             # An evaluation may come first, but it is the training loader's first batch that is returned to.
             self._keeping.start_over()
+        run, recorder = self.run, self.recorder
         self._pulled = feed
-        if self._begun and feed is not self.run.feed:
+        if self._begun and feed is not run.feed:
             return
         self._fed = True
-        if self.run.clock.tick < SETTLED:
+        if run.clock.tick < SETTLED:
             self._pulled_at = autograd_sequence()
-        self.recorder.examples += count_examples(batch)
+        recorder.examples += count_examples(batch)
         if self._repeats is not None and (repeats := self._repeats.look(batch)) is not None:
-            self.recorder.log({REPEATS: repeats})
-        if not self.recorder.micro_batches and not self._ahead:
+            recorder.log({REPEATS: repeats})
+        if not recorder.micro_batches and not self._ahead:
             self._keeping.if_due(feed, begun=self._begun)
 
     def entered(self, feed: Feed) -> None:
@@ -396,10 +378,6 @@ class Cycle:
     def gone_on(self) -> None:
         """The earlier process' state is in force."""
         self._orders.gone_on()
-
-    def _account(self, part: str, began: float) -> None:
-        if self._metrics is not None:
-            self._metrics.overhead(part, self._clock() - began)
 
 
 def delays(policy: Policy, device: torch.device) -> bool:

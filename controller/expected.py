@@ -20,31 +20,32 @@ class Expected:
     """
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
+        self.names: set[str] = set()
+        """Announced and not told yet."""
 
     def announce(self, names: Iterable[str]) -> None:
         """These change from the next sample on."""
-        self._names.update(names)
+        self.names.update(names)
 
     def tell(self, signals: dict[str, float], mix: Mix | None) -> None:
         """Add to a tick's signals what was announced, and the shares of the sources where others hold now."""
         shares = None if mix is None else mix.news()
         if shares:
             signals |= {f"{MIX_PREFIX}{name}": share for name, share in shares.items()}
-        if shares or self._names:
+        if shares or self.names:
             signals[MARK] = 1.0
-        if self._names and EVERYTHING not in self._names:
-            signals |= {f"{MARK}/{name}": 1.0 for name in sorted(self._names)}
-        if self._names:
-            self._names = set()
+        if self.names and EVERYTHING not in self.names:
+            signals |= {f"{MARK}/{name}": 1.0 for name in sorted(self.names)}
+        if self.names:
+            self.names = set()
 
     def state_dict(self) -> list[str]:
         """What is still to be told, as JSON."""
-        return sorted(self._names)
+        return sorted(self.names)
 
     def load_state_dict(self, state: Sequence[str]) -> None:
         """Take over what another had still to tell."""
-        self._names = set(state)
+        self.names = set(state)
 
 
 def announced(signals: Sequence[Any]) -> frozenset[str]:

@@ -9,43 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from accelerate import skip_first_batches
 from accelerate.data_loader import DataLoaderDispatcher
 
 from . import rng, streams
+from .desk import Desk
 from .fingerprint import Fingerprint, fingerprint, same
 from .mixture import Mixture, find_mixture
 from .places import PASSES, Pass, Place, Window
-
-
-class Desk(Protocol):
-    """Whom a feed asks and tells; the controller is one."""
-
-    def requested(self, feed: Feed) -> bool:
-        """Before a batch is pulled: apply what is due. False ends the loop."""
-        ...
-
-    def pulled(self, feed: Feed, batch: Any) -> None:
-        """After a batch was pulled and before the loop gets it."""
-        ...
-
-    def entered(self, feed: Feed) -> None:
-        """The loop begins a pass."""
-        ...
-
-    def left(self, feed: Feed) -> None:
-        """The loop's pass has come to its end; what follows is epoch-end code."""
-        ...
-
-    def crossed(self, feed: Feed, epoch: int) -> None:
-        """A rewound pass has come to its end and ``epoch`` begins, without epoch-end code in between."""
-        ...
-
-    def changed(self, feed: Feed) -> None:
-        """The first batch that was drawn again is not the one that was drawn at its place before."""
-        ...
 
 
 class Feed:
@@ -65,7 +38,10 @@ class Feed:
         self._source = loader
         self._generators = rng.generators_of(loader)
         self._batches: Iterator[Any] = iter(())
-        self._place = self._last = Place(0, 0, rng.capture(), 0)
+        self._opened = Place(0, 0, rng.capture(), 0)
+        self._last: Place | None = self._opened
+        self.key = self._opened.key
+        """What orders the place of the next batch among all places."""
         self._passes: dict[int, Pass] = {}
         self._next = 0
         self._first_of_epoch: int | None = None
@@ -80,11 +56,13 @@ class Feed:
     @property
     def place(self) -> Place:
         """Where the next batch will come from."""
-        return self._place
+        return _at(self._opened, self.key)
 
     @property
     def last(self) -> Place:
-        """Where the batch that was pulled last came from."""
+        """Where the batch that was pulled last came from: the same object until the next one is."""
+        if self._last is None:  # none was asked for since
+            self._last = _at(self._opened, (self.key[0], self.key[1] - 1))
         return self._last
 
     def fingerprint(self) -> Fingerprint:
@@ -105,7 +83,7 @@ class Feed:
     def draw(self) -> int:
         """Position in the mixture's stream of the next batch's first example."""
         assert self.mixture is not None
-        return self.draw_at(self._place)
+        return self.draw_at(self.place)
 
     def draw_at(self, place: Place) -> int:
         """Position in the mixture's stream at which a place begins."""
@@ -166,7 +144,7 @@ class Feed:
         try:
             last = self._begin_pass(skipped)
             self._desk.entered(self)
-            while self._desk.requested(self):
+            while self._desk.requested(self) is not False:
                 batch = self._pull(last)
                 if batch is _END:
                     self._desk.left(self)
@@ -176,9 +154,9 @@ class Feed:
             self._close()
         finally:
             # A loop that breaks off leaves Accelerate's own iterator to the garbage collector; so do we.
-            known = self._passes[self._place.epoch]
+            known = self._passes[self.key[0]]
             known.end = self.random_state()
-            known.broken_off = None if batch is _END else self._place.batch
+            known.broken_off = None if batch is _END else self.key[1]
             self._serving = False
             self._batches = iter(())
 
@@ -230,7 +208,7 @@ class Feed:
         if not self._passes:
             return
         pulled = self._after_pull is not None and self._own_too
-        self.rewind(self._place, self.random_state(), pulled=pulled)
+        self.rewind(self.place, self.random_state(), pulled=pulled)
 
     def random_state(self) -> rng.RandomState:
         """The random state of the moment, the loader's own generators included.
@@ -241,25 +219,25 @@ class Feed:
 
     def _pull(self, last: int) -> Any:
         if self._after_pull is not None:
-            self._return_to_start(self._place)
+            self._return_to_start(self._opened)
         while True:
-            known = self._passes[self._place.epoch]
-            batch = _END if self._place.batch == known.broken_off else next(self._batches, _END)
+            epoch, number = key = self.key
+            known = self._passes[epoch]
+            batch = _END if number == known.broken_off else next(self._batches, _END)
             if batch is _END:
                 self._restore_random_state()
                 self._finish_pass(known)
-                if self._place.epoch >= last:
+                if epoch >= last:
                     return _END
-                self._cross(self._place.epoch + 1)
+                self._cross(epoch + 1)
                 continue
-            key = self._place.key
-            here = self._last = self._place
-            self._place = Place(here.epoch, here.batch + 1, here.origin, here.iteration, here.stream)
+            self.key, self._last = (epoch, number + 1), None
             if self.left_out and any(window.holds(key) for window in self.left_out):
                 self.missed.add(key)
                 continue
             self.missed.discard(key)
-            self._restore_random_state()
+            if self._after_pull is not None:
+                self._restore_random_state()
             self._batch = batch
             if self._seen is not None:
                 self._compare(key)
@@ -320,7 +298,8 @@ class Feed:
 
     def _open(self, place: Place) -> None:
         self._close()
-        self._place = place
+        self._last = self.last
+        self._opened, self.key = place, place.key
         self._source = self.loader
         if hasattr(self.loader, "iteration"):
             self.loader.iteration = place.iteration
@@ -363,6 +342,11 @@ class Feed:
 
 
 _END = object()
+
+
+def _at(opened: Place, key: tuple[int, int]) -> Place:
+    """A place in a pass that was opened there. It is made only where somebody asks, not for every batch."""
+    return opened if opened.batch == key[1] else replace(opened, batch=key[1])
 
 
 def _begun_when_asked(source: Any) -> Iterator[Any]:

@@ -43,7 +43,8 @@ class Foresight:
 
     def __init__(self, run: Run, counters: Counters, pilot: Pilot) -> None:
         self._run, self._counters, self._pilot = run, counters, pilot
-        self._wanted = any(hasattr(MONITORS[spec.type], "plan") for spec in pilot.policy.monitors)
+        self.wanted = any(hasattr(MONITORS[spec.type], "plan") for spec in pilot.policy.monitors)
+        """Whether a monitor of the policy goes by it."""
         self._schedulers: list[Any] = []
         self._copies: Copies | None = None  # as they were before step ``first``
         self._first = 0
@@ -61,7 +62,7 @@ class Foresight:
         Args:
             micro_batches: That make up the step; 0 if that is not known.
         """
-        if not self._wanted:
+        if not self.wanted:
             return []
         step = self._run.clock.step + 1
         if not self._first:

@@ -61,9 +61,10 @@ class Keeping:
     @property
     def flags(self) -> int:
         """What this process puts into the control slot."""
+        run = self._run
         flags = self._snapshots.flags(self._orders)
         if self._termination.asked:
-            flags |= LEAVE if self._run.ranks.main else LEAVE_ELSEWHERE
+            flags |= LEAVE if run.ranks.main else LEAVE_ELSEWHERE
         return flags
 
     @property
@@ -76,22 +77,20 @@ class Keeping:
         self._leaving = self._leaving or bool(flags & LEAVE) or flags >= LEAVE_ELSEWHERE
         self._snapshots.heed(flags)
 
-    def begin(self) -> None:
-        """A step is about to be made: from now on there is something to save."""
-        self._termination.armed = True
-
     def start_over(self) -> None:
         """The next snapshot is the first again."""
         self._snapshots.start_over()
 
     def reserve(self, *, told: bool) -> None:
-        """After the first update: make the buffers that a full ring needs."""
+        """After the first update, once: make the buffers that a full ring needs."""
         self._snapshots.reserve(told=told)
 
     def if_due(self, feed: Feed | None, *, begun: bool) -> None:
         """Take a snapshot, and put the state on disk, where either is due, at the batch pulled last."""
-        if self._orders.trying:
-            return
+        checkpoints = self._run.checkpoints
+        on_disk = checkpoints.plan.every is not None or checkpoints.pending is not None
+        if not (self._snapshots.due or on_disk or self._leaving) or self._orders.trying:
+            return  # most ticks
         began = self._clock()
         if self._snapshots.take_if_due(feed, healthy=self._orders.healthy, begun=begun):
             self._account("snapshots", began)

@@ -27,6 +27,8 @@ class LearningRate:
         self._optimizer = optimizer
         self._layers = layers
         self._own: list[float | torch.Tensor] | None = None
+        self.overridden = False
+        """Whether other rates are in place of the user's own at the moment."""
         self.effective = float("nan")
         self.regulated = 1.0
         """A regulator's factor on the user's own rate: the lowest layer, below the overrides."""
@@ -41,14 +43,15 @@ class LearningRate:
 
     def apply(self, tick: int) -> None:
         """Put the effective rates in place for the step that begins now."""
-        self.release()
+        if self.overridden:
+            self.release()
         groups = self._optimizer.param_groups
-        if self.regulated == 1.0 and not self._layers.touches(TARGET):
+        if self.regulated == 1.0 and not (self._layers.live and self._layers.touches(TARGET)):
             self.effective = float(groups[0]["lr"])
             self.multiplier = 1.0
             return
         rates = self.rates(tick)
-        self._own = [_keep(group["lr"]) for group in groups]
+        self._own, self.overridden = [_keep(group["lr"]) for group in groups], True
         for group, rate in zip(groups, rates, strict=True):
             _write(group, rate)
         self.effective = float(groups[0]["lr"])
@@ -61,7 +64,7 @@ class LearningRate:
             return
         for group, rate in zip(self._optimizer.param_groups, self._own, strict=True):
             _write(group, rate)
-        self._own = None
+        self._own, self.overridden = None, False
 
     def rates(self, tick: int) -> list[float]:
         """Effective rate of each group: the scheduled one times the factors in force, a regulator's first.

@@ -10,7 +10,8 @@ from typing import Any
 
 import wrapt
 
-from .feed import Desk, Feed
+from .desk import Desk
+from .feed import Feed
 
 
 class WatchedLoader(wrapt.ObjectProxy[Any]):

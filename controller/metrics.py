@@ -1,7 +1,7 @@
 """What Prometheus sees of a run: the latest state, put into metric families only when it is scraped.
 
-A tick costs two assignments, not dozens of gauges. Counters are born at 0 for every rule, action and
-result that the policy can give, so that ``increase()`` sees the first one too.
+A tick costs two assignments and an update, not dozens of gauges. Counters are born at 0 for every rule,
+action and result that the policy can give, so that ``increase()`` sees the first one too.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Metrics(Collector):
         self._clock = clock
         self._signals: dict[str, float] = {}
         self._readings: _Readings = {}
-        self._place = {"tick": 0.0, "step": 0.0, "branch": 0.0, "epoch": 0.0, "attempt": 0.0}
+        self._newest = Sample(0, 0, 0)
+        self._epoch = self._attempt = 0
         self._acting = policy.mode is Mode.ACT
         self._multipliers = {"lr": 1.0}
         self._weights: dict[str, float] = {}
@@ -84,7 +85,8 @@ class Metrics(Collector):
         self._take(policy)
         self._errors = _zeros(COMPONENTS)
         self._tried = 0.0
-        self._hook_seconds: defaultdict[str, float] = defaultdict(float)
+        self.spent: defaultdict[str, float] = defaultdict(float)
+        """Seconds that each part of the hooks has taken: what comes at every tick is added here."""
         self._snapshots = {"count": 0.0, "bytes": 0.0, "taken": 0.0, "seconds": 0.0}
         self._checkpoints = {"tick": -1.0, "bytes": 0.0, "written": 0.0}
         self._journal: _Store | None = None
@@ -120,11 +122,11 @@ class Metrics(Collector):
 
     def attempt(self, number: int) -> None:
         """Which process life of the run this is."""
-        self._place["attempt"] = number
+        self._attempt = number
 
     def epoch(self, number: int) -> None:
         """Which pass over the data the run is in."""
-        self._place["epoch"] = number
+        self._epoch = number
 
     def mode(self, mode: Mode) -> None:
         """Whether decisions are carried out now."""
@@ -132,10 +134,8 @@ class Metrics(Collector):
 
     def sample(self, sample: Sample, readings: _Readings) -> None:
         """The newest tick. A signal that it lacks keeps its last value."""
-        place = self._place
-        place["tick"], place["step"], place["branch"] = sample.tick, sample.step, sample.branch
+        self._newest, self._readings = sample, readings
         self._signals.update(sample.signals)
-        self._readings = readings
 
     def decision(self, decision: Decision) -> None:
         """Count a decision."""
@@ -191,7 +191,7 @@ class Metrics(Collector):
 
     def overhead(self, part: str, seconds: float) -> None:
         """Add to the time that a part of the hooks has taken."""
-        self._hook_seconds[part] += seconds
+        self.spent[part] += seconds
 
     def serve(self, port: int, address: str = "127.0.0.1") -> int | None:
         """Serve ``/metrics`` from a thread; returns the port, which 0 leaves to the system.
@@ -219,7 +219,9 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The metric families as they stand: called by the registry at every scrape."""
-        for name, value in self._place.items():
+        at = self._newest
+        place = {"tick": at.tick, "step": at.step, "branch": at.branch}
+        for name, value in {**place, "epoch": self._epoch, "attempt": self._attempt}.items():
             yield _gauge(name, f"The {name} that the run is at.", (), [((), value)])
         yield _gauge("acting", "1 if decisions are carried out, 0 in observe mode.", (), [((), self._acting)])
         yield from self._measured()
@@ -300,7 +302,7 @@ class Metrics(Collector):
             yield _gauge("checkpoint_tick", help, (), [((), saved["tick"])])
         yield _gauge("checkpoint_bytes", "What it takes on disk here.", (), [((), saved["bytes"])])
         yield _counter("checkpoints_written", "Durable checkpoints written.", (), {(): saved["written"]})
-        spent: dict[tuple[str, ...], float] = {(part,): s for part, s in dict(self._hook_seconds).items()}
+        spent: dict[tuple[str, ...], float] = {(part,): s for part, s in dict(self.spent).items()}
         yield _counter("hook_seconds", "Time spent in the hooks.", ("part",), spent)
         yield _counter("errors", "Faults of Midcourse itself.", ("component",), self._errors)
         if self._journal is not None:

@@ -46,7 +46,7 @@ class Mix:
         """The shares of which the newest batch was drawn, as far as they have been told."""
         self.regulated: Shares = {}
         """Shares that regulators set in place of the author's own: the lowest layer, below the overrides."""
-        self._mixture = mixture
+        self.mixture = mixture
         self._feed = feed
         self._layers = layers
         self._base = dict(mixture.base_weights)
@@ -54,12 +54,13 @@ class Mix:
         self._applied = mixture.weights_at(feed.draw)
         self._course: list[_Regulated] = []
         self._told: Mapping[str, float] | None = None  # the weights that were last told
-        self._version = -1  # of the mixture's history, up to which all was told
+        self.told_version = -1
+        """Version of the mixture's history up to which there is no ``news``."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The sources."""
-        return self._mixture.names
+        return self.mixture.names
 
     @property
     def own(self) -> dict[str, float]:
@@ -76,13 +77,18 @@ class Mix:
         """The shares that were last put in force, before normalisation."""
         return {name: weight / self._total for name, weight in self._applied.items()}
 
+    @property
+    def plain(self) -> bool:
+        """Whether the author's own weights are in force, and nobody asks for others."""
+        return not self._layers.live and not self.regulated and self._applied == self._base
+
     def news(self) -> Mapping[str, float] | None:
         """The shares of which the newest batch was drawn, summing to 1; None while nothing has changed."""
-        if self._version == self._mixture.version:
+        if self.told_version == self.mixture.version:
             return None
-        weights = self._mixture.weights_at(self._feed.draw - 1)
+        weights = self.mixture.weights_at(self._feed.draw - 1)
         if weights == self._applied:  # no change lies ahead any more
-            self._version = self._mixture.version
+            self.told_version = self.mixture.version
         if weights == self._told:
             return None
         self._told = weights
@@ -109,7 +115,7 @@ class Mix:
 
     def follow(self, tick: int) -> None:
         """Put the wanted weights in force once what is prefetched is consumed; a ramp goes in stages."""
-        if not self._layers and not self.regulated and self._applied == self._base:
+        if self.plain:
             return
         wanted = self.wanted(tick)
         if wanted == self._applied:
@@ -138,7 +144,7 @@ class Mix:
                 self._set(self.wanted(tick), change.at, change.settled)
         else:
             self._set(self.wanted(tick), draw, draw)
-        self._told, self._version = None, -1  # monitors go back to what they knew there
+        self._told, self.told_version = None, -1  # monitors go back to what they knew there
 
     def put_back(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict`` for the very next batch: what changed since is undone."""
@@ -148,7 +154,7 @@ class Mix:
     def state_dict(self) -> dict[str, Any]:
         """The mixture's weight history and the weights in force, as JSON."""
         return {
-            "mixture": self._mixture.state_dict(),
+            "mixture": self.mixture.state_dict(),
             "applied": self._applied,
             "told": self._told,
             "regulated": dict(self.regulated),
@@ -157,7 +163,7 @@ class Mix:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state from ``state_dict``."""
-        self._mixture.load_state_dict(state["mixture"])
+        self.mixture.load_state_dict(state["mixture"])
         self._applied, self._told = dict(state["applied"]), state.get("told")
         self.regulated = dict(state.get("regulated", {}))
         self._course = [_Regulated(*change) for change in state.get("course", ())]
@@ -168,8 +174,8 @@ class Mix:
             # Overrides may end so that no source is left: what is in force stays.
             weights = self._applied
         # A stage of a ramp may be waiting further on; what comes first now is decided now.
-        self._mixture.truncate(at)
-        self._mixture.set_weights(weights, at=at)
+        self.mixture.truncate(at)
+        self.mixture.set_weights(weights, at=at)
         self._applied = weights
         if self.regulated or self._course:
             settled = self._feed.draw if settled is None else settled

@@ -57,22 +57,25 @@ class Norms:
         self._before: list[torch.Tensor] | None = None
         self._lag: torch.Tensor | None = None
         self._began = 0.0
-        self._due = 1
-        self._asked = self._kept = False
+        self.due = 1
+        """Tick of the next measurement; where the parameters are spread it waits until rank 0 names it."""
+        self._asked = False
+        self.measuring = False
+        """Whether the update of the tick that is being made is measured."""
         self._shares: tuple[torch.Tensor, torch.Tensor] | None = None
         self.cost = 0.0
 
     def state_dict(self) -> int:
         """The tick of the next measurement."""
-        return self._due
+        return self.due
 
     def load_state_dict(self, state: int) -> None:
         """Go on with another's cadence."""
-        self._due = state
+        self.due = state
 
     def flags(self, tick: int) -> int:
         """What rank 0 puts into the control slot, for the tick that is being made."""
-        return MEASURE if self.spread and tick >= self._due else 0
+        return MEASURE if self.spread and tick >= self.due else 0
 
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector."""
@@ -83,8 +86,8 @@ class Norms:
 
         With a ``closure`` there are no gradients yet that the moments could be held against.
         """
-        self._kept = bool(self._parameters) and (self._asked if self.spread else tick >= self._due)
-        if not self._kept:
+        self.measuring = (self._asked if self.spread else tick >= self.due) and bool(self._parameters)
+        if not self.measuring:
             return
         self._asked = False
         self._began = self._clock()
@@ -97,16 +100,16 @@ class Norms:
 
     def after_step(self, tick: int, step_seconds: float) -> dict[str, torch.Tensor]:
         """The signals as scalars on the device, or nothing where this process does not know them."""
-        if not self._kept or self._before is None:
+        if not self.measuring or self._before is None:
             return {}
-        self._kept = False
+        self.measuring = False
         began = self._clock()
         with torch.no_grad():
             norm = norm_share(self._parameters)
             torch._foreach_sub_(self._locals(self._before), self._locals(self._parameters))
             update = norm_share(self._before)
         self.cost += self._clock() - began
-        self._due = tick + (self._every or cadence(self.cost, step_seconds))
+        self.due = tick + (self._every or cadence(self.cost, step_seconds))
         if self.spread:
             self._shares = (norm, update)
             return {}

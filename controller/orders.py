@@ -67,13 +67,17 @@ class Orders:
         clock: Callable[[], float],
     ) -> None:
         self.due = False
+        self.stirs = True
+        """Whether there is anything to do at the next batch request: mostly not."""
         self.healthy = True
         self._run = run
         self._pilot = pilot
+        self._alone = pilot if run.ranks.world == 1 else None
         self._metrics = metrics
         self._arrive = arrive
         self._clock = clock
-        self._pending: Order | None = None
+        self.pending: Order | None = None
+        """What waits to be obeyed, on rank 0."""
         self._watched = False
         self._before: Mapping[str, float] = {}
         self._trial: Trial | None = None
@@ -82,27 +86,31 @@ class Orders:
 
     def state_dict(self) -> dict[str, Any]:
         """What waits to be obeyed, and whether all is well."""
-        return {"due": self.due, "healthy": self.healthy, "pending": self._pending}
+        return {"due": self.due, "healthy": self.healthy, "pending": self.pending}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with another's orders."""
-        self.due, self.healthy, self._pending = state["due"], state["healthy"], state["pending"]
+        self.due, self.healthy, self.pending = state["due"], state["healthy"], state["pending"]
+        self.stirs = True
 
     def gone_on(self) -> None:
         """All of another process' state was taken over: no act is waited for that will not come any more."""
+        self.stirs = True
         if self._pilot is not None:
-            waiting = None if self._pending is None else self._pending.decision
+            waiting = None if self.pending is None else self.pending.decision
             if not self._pilot.land(waiting, self._run.clock.tick) and waiting is not None:
-                self._pending = self._without_act(
-                    self._pending, "the policy has changed and decides so no more"
+                self.pending = self._without_act(
+                    self.pending, "the policy has changed and decides so no more"
                 )
             self._regulate_again(self._pilot)
 
     @property
     def flags(self) -> int:
         """What rank 0 puts into the control slot for the others."""
-        watch = WATCH if self._pilot is not None and self._pilot.bank.on_edge else 0
-        return watch if self._pending is None else watch | COMMAND
+        flags = 0 if self.pending is None else COMMAND
+        if self._run.ranks.world > 1 and self._pilot is not None and self._pilot.bank.on_edge:
+            flags |= WATCH
+        return flags
 
     @property
     def may_act(self) -> bool:
@@ -116,14 +124,16 @@ class Orders:
 
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector."""
-        self.due = self.due or bool(flags & COMMAND)
+        if flags & COMMAND:
+            self.due = self.stirs = True
         self._watched = bool(flags & WATCH)
 
     def guard(self, sample: Sample) -> bool:
         """Before the update: skip it where a rule says so; all ranks see the same numbers, rank 0 decides."""
-        decision = self._ask(Pilot.judge_step, sample)
-        if self._run.ranks.world > 1:
-            decision = self._share_if_suspicious(decision, sample)
+        if self._alone is not None:
+            decision = self._alone.judge_step(sample)
+        else:
+            decision = self._share_if_suspicious(self._ask(Pilot.judge_step, sample), sample)
         if decision is None:
             return False
         if not any(action.name == "skip_step" for action in decision.actions):
@@ -136,14 +146,17 @@ class Orders:
         pilot = self._pilot
         if pilot is None or sample.branch != self._run.clock.branch:
             return
-        judged = self._ask(Pilot.judge, sample)
+        judged = self._ask(Pilot.judge, sample) if self._alone is None else pilot.judge(sample)
         if judged is None:
             return
         decision, self.healthy = judged
-        self._run.ring.judged(sample.tick, self.healthy)
+        if sample.tick <= self._run.ring.last_tick:
+            self._run.ring.judged(sample.tick, self.healthy)
         if self._trial is not None:
             self._trial.measure(sample.step, pilot.measure(self._trial.decision, sample.tick))
-        self._hold(decision, pilot.take_news())
+        if decision is not None or pilot.news is not None:
+            news, pilot.news = pilot.news, None
+            self._hold(decision, news)
 
     def obey(self, *, leaving: bool) -> None:
         """Between two updates: do what is due, let ramps go on, show what is in force.
@@ -167,18 +180,25 @@ class Orders:
             run.mix.follow(run.clock.tick + 1)
         if self._metrics is not None:
             self._show_overrides(self._metrics)
+        rate, mix = run.learning_rate, run.mix
+        self.stirs = not (
+            (self._trial is None and not self.due and not run.layers.live)
+            and (rate.multiplier == rate.regulated == 1.0)
+            and (mix is None or mix.plain)
+        )
 
     def break_off(self, reason: str, *, put_back: bool = True) -> None:
         """End the trial that is under way, if there is one: the state before it is in force again.
 
         Not so (``put_back``) where another state was loaded meanwhile.
         """
+        self.stirs = True
         if self._trial is not None:
             self._follow(self._trial, self._trial.end(reason, put_back=put_back))
 
     def drop(self, reason: str) -> None:
         """Nothing will be done any more about what was decided: it failed for this reason."""
-        order, self._pending = self._pending, None
+        order, self.pending = self.pending, None
         self.due = False
         if order is not None and order.decision is not None and self._pilot is not None:
             self._pilot.settle(Outcome(order.decision.id, Status.FAILED, self._run.clock.tick, reason))
@@ -224,15 +244,16 @@ class Orders:
     def _hold(self, decision: Decision | None, news: News | None = None) -> None:
         if self._pilot is None or (decision is None and not news):
             return
-        kept = self._pending or Order()
+        kept = self.pending or Order()
         if news:
             kept.news.extend(news)
-        self._pending = Order(decision or kept.decision, kept.news)
-        self.due = self.due or self._run.ranks.world == 1
+        self.pending = Order(decision or kept.decision, kept.news)
+        if self._run.ranks.world == 1:
+            self.due = self.stirs = True
 
     def _taken(self) -> Order | None:
         """Rank 0's order; of what was to change the run nothing is left once nothing may any more."""
-        order, self._pending = self._pending, None
+        order, self.pending = self.pending, None
         if order is None or self._pilot is None:
             return order
         self._ask(Pilot.look_first, self._run.clock.tick)
@@ -314,6 +335,7 @@ class Orders:
         self._ask(Pilot.event, kind, tick, detail)
 
     def _carry_out(self, decision: Decision) -> Outcome:
+        self.stirs = True
         outcome = carry_out(self._run, decision)
         self._ask(Pilot.settle, outcome)
         return outcome

@@ -56,49 +56,49 @@ class Layers:
     """
 
     def __init__(self) -> None:
-        self._layers: list[Layer] = []
+        self.live: list[Layer] = []
+        """Those in force, as they came; mostly there are none."""
 
     def __iter__(self) -> Iterator[Layer]:
-        return iter(self._layers)
+        return iter(self.live)
 
     def __bool__(self) -> bool:
-        return bool(self._layers)
+        return bool(self.live)
 
     def add(self, layer: Layer) -> None:
         """Put a layer on top."""
-        self._layers.append(layer)
+        self.live.append(layer)
 
     def withdraw(self, decision: str) -> set[str]:
         """Take away what a decision added; returns the targets that this changes."""
-        gone = {layer.target for layer in self._layers if layer.decision == decision}
-        self._layers = [layer for layer in self._layers if layer.decision != decision]
+        gone = {layer.target for layer in self.live if layer.decision == decision}
+        self.live = [layer for layer in self.live if layer.decision != decision]
         return gone
 
     def clear(self) -> set[str]:
         """Take all of them away; returns the targets that this changes."""
-        gone = {layer.target for layer in self._layers}
-        self._layers = []
+        gone = {layer.target for layer in self.live}
+        self.live = []
         return gone
 
     def expire(self, tick: int) -> set[str]:
         """Drop the layers that are over; returns the targets that they were on."""
-        gone = {layer.target for layer in self._layers if layer.over(tick)}
+        gone = {layer.target for layer in self.live if layer.over(tick)}
         if gone:
-            self._layers = [layer for layer in self._layers if not layer.over(tick)]
+            self.live = [layer for layer in self.live if not layer.over(tick)]
         return gone
 
     def touches(self, target: str) -> bool:
         """Whether any layer is on the target."""
-        # Mostly there are none at all.
-        return bool(self._layers) and any(layer.target == target for layer in self._layers)
+        return any(layer.target == target for layer in self.live)
 
     def fades(self, target: str, tick: int) -> bool:
         """Whether any layer on the target is on its way out."""
-        return any(layer.target == target and layer.strength(tick) < 1.0 for layer in self._layers)
+        return any(layer.target == target and layer.strength(tick) < 1.0 for layer in self.live)
 
     def setting(self, target: str, tick: int) -> tuple[float, float]:
         """Value and strength of the newest SET layer on the target; (0, 0) where there is none."""
-        for layer in reversed(self._layers):
+        for layer in reversed(self.live):
             if layer.target == target and layer.kind is Kind.SET:
                 return layer.value, layer.strength(tick)
         return 0.0, 0.0
@@ -106,7 +106,7 @@ class Layers:
     def factor(self, target: str, tick: int) -> float:
         """Product of the SCALE layers on the target."""
         factor = 1.0
-        for layer in self._layers:
+        for layer in self.live:
             if layer.target == target and layer.kind is Kind.SCALE:
                 strength = layer.strength(tick)
                 factor *= 1.0 - strength + layer.value * strength  # at full strength the value, bit for bit
@@ -122,12 +122,12 @@ class Layers:
     def delay(self, ticks: int) -> None:
         """Make all of them younger: so many ticks were spent on a course that does not count."""
         if ticks:
-            self._layers = [replace(layer, start=layer.start + ticks) for layer in self._layers]
+            self.live = [replace(layer, start=layer.start + ticks) for layer in self.live]
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The layers as JSON."""
-        return [{**asdict(layer), "kind": layer.kind.value} for layer in self._layers]
+        return [{**asdict(layer), "kind": layer.kind.value} for layer in self.live]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Take over the layers from ``state_dict``."""
-        self._layers = [Layer(**{**entry, "kind": Kind(entry["kind"])}) for entry in state]
+        self.live = [Layer(**{**entry, "kind": Kind(entry["kind"])}) for entry in state]

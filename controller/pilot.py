@@ -11,7 +11,7 @@ from typing import Any
 from ..monitors.bank import MonitorBank, Readings
 from ..monitors.plan import Plan
 from ..monitors.types import Health, Sample
-from ..policies.engine import Command, Engine, Turn
+from ..policies.engine import NOTHING_SAID, Command, Engine, Turn
 from ..policies.evidence import measured_now
 from ..policies.policy import Mode, Policy
 from ..policies.regulators.bank import Move, Regulators
@@ -52,7 +52,9 @@ class Pilot:
         self.engine = Engine(policy, self.bank.lateness)
         self.regulators = Regulators(*with_references(policy.regulators))
         self._regulated = bool(policy.regulators)  # for good: an edit of them is refused
-        self._news = News()
+        self.news: News | None = None
+        """What all processes must know of besides an act, if there is anything; who tells them takes it."""
+        self._calm = False  # no reading is bad
         self._outside = outside
         self._look_at = _NEVER_LOOKED
         self._withdrawn = False
@@ -99,9 +101,9 @@ class Pilot:
         if waits and self.engine.still_takes(flying):
             return True
         if not waits and flying.actions and flying.actions[-1].name == "checkpoint":
-            self._take(self.engine.record(Outcome(flying.id, Status.APPLIED, tick)), None)
+            self._take(self.engine.record(Outcome(flying.id, Status.APPLIED, tick)))
         else:
-            self._take(self.engine.command("resume", tick), None)
+            self._take(self.engine.command("resume", tick))
         if not waits and not self.engine.awaits_verdict(flying):
             self._decided.pop(flying.id, None)
         return False
@@ -116,36 +118,38 @@ class Pilot:
         if self._look_at == _NEVER_LOOKED:
             self.look_first(sample.tick - 1)
         readings = self.bank.judge_step(sample)
-        return self._take(self.engine.judge_step(sample, readings), sample)
+        turn = self.engine.judge_step(sample, readings, calm=self._calm and not self.bank.news)
+        return None if turn is NOTHING_SAID else self._take(turn)
 
     def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
         """After the update: the decision to act, if any, and whether the state is one to return to."""
         if self._look_at == _NEVER_LOOKED:
             self.look_first(sample.tick - 1)
-        began = self._clock()
-        readings = self.bank.update(sample)
+        clock, spent, bank = self._clock, self._metrics.spent, self.bank
+        began = clock()
+        readings = bank.update(sample)
+        news, bank.news = bank.news, False
+        if news:
+            self._calm = not any(reading.bad for each in readings.values() for reading in each.values())
         moves = self.regulators.take(sample.signals) if self._regulated and self._regulates else ()
-        sensed = self._clock()
-        turn = self.engine.tick(sample, readings)
-        decided = self._clock()
+        sensed = clock()
+        turn = self.engine.tick(sample, readings, calm=self._calm)
+        decided = clock()
         self._journal.sample(sample)
-        if self.bank.news:
-            self.bank.news = False
+        if news:
             self._follow_health(sample, readings)
         if self._regulated:
             self._regulate(moves, sample.tick)
-        decision = self._take(turn, sample)
+        quiet = turn is NOTHING_SAID
+        decision = None if quiet else self._take(turn)
         self._metrics.sample(sample, readings)
-        ended = self._clock()
-        for part, seconds in (
-            ("monitors", sensed - began),
-            ("engine", decided - sensed),
-            ("journal", ended - decided),
-        ):
-            self._metrics.overhead(part, seconds)
+        ended = clock()
+        spent["monitors"] += sensed - began
+        spent["engine"] += decided - sensed
+        spent["journal"] += ended - decided
         if ended >= self._look_at:
             self._look(sample.tick)
-        return decision, not self.engine.suspects
+        return decision, quiet or not self.engine.suspects
 
     @property
     def _regulates(self) -> bool:
@@ -169,7 +173,7 @@ class Pilot:
             log.warning("%s %s: %s", decision.id, outcome.status.value, outcome.reason)
         else:
             log.warning("%s: %s", decision.id, _in_words(decision, outcome))
-        self._take(self.engine.record(outcome), None)
+        self._take(self.engine.record(outcome))
         if not self.engine.awaits_verdict(decision):
             del self._decided[decision.id]
 
@@ -182,13 +186,11 @@ class Pilot:
         self.event("plan", tick, plan.to_json())
         self.bank.plan(plan)
 
-    def take_news(self) -> News | None:
-        """What all processes must know of since the last call; at most ticks that is nothing."""
-        news = self._news
-        if not news:
-            return None
-        self._news = News()
-        return news
+    def _to_tell(self) -> News:
+        """The news, to add to."""
+        if self.news is None:
+            self.news = News()
+        return self.news
 
     def look_first(self, tick: int) -> None:
         """Before anything is done or judged: see what has come from outside, unless that was done."""
@@ -228,8 +230,8 @@ class Pilot:
         if withdraws:
             self.regulators.load_state_dict({})
         elif self.acting:  # what regulators had in force, should anything have come between
-            self._news.moves |= self.regulators.ordered()
-        self._news.extend(News(halt=switch.off, withdraw=withdraws, anew=withdraws))
+            self._to_tell().moves |= self.regulators.ordered()
+        self._to_tell().extend(News(halt=switch.off, withdraw=withdraws, anew=withdraws))
 
     def _command(self, command: Command, tick: int, subject: str = "", by: str = "") -> None:
         """Obey a command from outside, which a replay must find in the journal."""
@@ -237,7 +239,7 @@ class Pilot:
         if not self._write(self._journal.event, "command", tick, detail):
             return
         log.warning("%s", " ".join(filter(None, (command.value, subject, f"(by {by})" if by else ""))))
-        self._take(self.engine.command(command.value, tick, subject, by), None)
+        self._take(self.engine.command(command.value, tick, subject, by))
         self._show_mode()
 
     def _edit(self, policy: Policy, outside: Outside, tick: int) -> None:
@@ -253,12 +255,12 @@ class Pilot:
         outside.take(policy)
         self.policy = policy
         self.bank.take_specs(policy.monitors, policy.baselines)
-        self._take(self.engine.take_policy(policy, tick), None)
+        self._take(self.engine.take_policy(policy, tick))
         if self._dry and policy.mode is Mode.ACT:
             # What regulators came to unheard may lie far from what is in force.
             self._dry = False
             self.regulators.load_state_dict({})
-            self._news.extend(News(anew=True))
+            self._to_tell().extend(News(anew=True))
         self._health = {name: self._health.get(name, {}) for name in self.bank.readings}
         self._metrics.edited(policy)
         self._show_mode()
@@ -280,7 +282,7 @@ class Pilot:
         for name, reason in cannot.items():
             self.event("regulator_refused", tick, {"regulator": name, "reason": reason})
         if self.acting:  # another loader may read the same mixture, which knows nothing of them
-            self._news.moves |= self.regulators.ordered()
+            self._to_tell().moves |= self.regulators.ordered()
         self._metrics.regulators(self.regulators.shown())
         return [f"regulator {name} refused: {reason}" for name, reason in cannot.items()]
 
@@ -289,7 +291,7 @@ class Pilot:
         for move in moves:
             detail = {"regulator": move.regulator, "values": move.values, "in_force": self.acting}
             if self._write(self._journal.event, "regulated", tick, detail) and self.acting:
-                self._news.moves |= move.values
+                self._to_tell().moves |= move.values
         if moves:
             self._metrics.regulators(self.regulators.shown())
         for error in self.regulators.take_errors():
@@ -297,7 +299,7 @@ class Pilot:
             self._metrics.error("regulator")
             self._write(self._journal.event, "error", tick, {"component": "regulator", "message": error})
 
-    def _take(self, turn: Turn, sample: Sample | None) -> Decision | None:
+    def _take(self, turn: Turn) -> Decision | None:
         for change in turn.phases:
             self._write(
                 self._journal.phase, change.tick, change.rule, change.instance, change.before, change.after
@@ -308,19 +310,19 @@ class Pilot:
             self._write(self._journal.verdict, verdict)
             self._metrics.verdict(verdict, decision)
             log.warning("%s: %s (%s)", decision.id, verdict.result.value.replace("_", " "), verdict.reason)
-            self._news.verdicts.append(verdict)
+            self._to_tell().verdicts.append(verdict)
         for answer in turn.answers:
             detail = {"decision": answer.decision_id, "reply": answer.reply.value, "by": answer.by}
             self._write(self._journal.event, "approval", answer.tick, detail)
             log.warning("%s: %s (%s)", answer.decision_id, answer.reply.value, answer.by)
-            self._news.answered.append(answer.decision_id)
+            self._to_tell().answered.append(answer.decision_id)
         act: Decision | None = None
         for decision in turn.decisions:
             written = self._write(self._journal.decision, decision)
             self._metrics.decision(decision)
             if decision.disposition is Disposition.AWAITING_APPROVAL:
                 log.warning("%s waits for approval: midcourse approve RUN %s", decision.id, decision.id)
-                self._news.asked.append(decision)
+                self._to_tell().asked.append(decision)
             if decision.disposition is not Disposition.ACT:
                 continue
             self._decided[decision.id] = decision

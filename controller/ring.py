@@ -95,8 +95,9 @@ class Ring:
         self.spares = spares
         self.reach = reach
         self.stall = self.making = 0.0
-        self._base = every or max(1, round(reach / 2 ** (keep - 1)))
         self._fixed = every is not None
+        self.base = every or max(1, round(reach / 2 ** (keep - 1)))
+        """Ticks between two snapshots at least."""
         self._max_overhead = max_overhead
         self._clock = clock
         self._snapshots: list[Snapshot] = []
@@ -105,7 +106,9 @@ class Ring:
         self._dropped: list[Snapshot] = []
         self._verified: str | None = None
         self._lock = threading.RLock()
-        self._cadence = self._base
+        self._cadence = self.base
+        self.beside = self._buffers.beside
+        """Whether copies are made beside training, which has to ``settle`` with them."""
         self.last_tick = -1
 
     def __len__(self) -> int:
@@ -227,7 +230,7 @@ class Ring:
         self.stall += self._buffers.waited()
         if self._fixed or step_seconds <= 0.0:
             return
-        self._cadence = max(self._base, round(self.stall / (self._max_overhead * step_seconds)))
+        self._cadence = max(self.base, round(self.stall / (self._max_overhead * step_seconds)))
 
     def judged(self, tick: int, healthy: bool) -> None:
         """All samples through ``tick`` have been judged: a snapshot of that tick is good if all was well."""

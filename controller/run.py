@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +45,8 @@ class Run:
 
     ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words. ``own_state``
     gives what goes on from a durable checkpoint besides the training state, ``horizon`` the step at which the
-    loop will end, None where nobody knows.
+    loop will end, None where nobody knows. ``until`` is the step after which the run was asked to end,
+    ``step_seconds`` what the last one took.
     """
 
     accelerator: Any
@@ -67,3 +69,10 @@ class Run:
     on_rollback: list[Rollback] = field(default_factory=list)
     own_state: Callable[[], Mapping[str, Any]] = dict
     horizon: Callable[[], int | None] = lambda: None
+    until: float = inf
+    step_seconds: float = 0.0
+
+    def end_if_asked(self) -> None:
+        """A fork that was asked for so many steps only comes to its end after them."""
+        if self.stopped is None and self.clock.step >= self.until:
+            self.stopped = f"the fork was asked for no more than {self.until} steps"

@@ -6,16 +6,19 @@ counts is packed, reduced over the processes (the tick's only collective) and re
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..monitors.types import SOURCE_PREFIX, SUPPLY_PREFIX
+from .hand_scaling import hand_divisor, hand_factor
 from .shards import whole
 from .source_losses import SourceLosses
+
+log = logging.getLogger("midcourse")
 
 CONTROL = "control"
 """Slot of the vector by which rank 0 announces a command for the next batch request."""
@@ -26,42 +29,11 @@ SCARCE = 0.3
 SQUARED = " squared"
 """Ends the names of slots for norms: where processes hold parts of a tensor, their squares add up."""
 
+_NORMS = ("grad_norm", "param_norm", "update_ratio")
+_SQUARES = {name + SQUARED: name for name in _NORMS}
+_NONE_YET = (0.0, 0)
 
-def hand_divisor(loss: torch.Tensor) -> float:
-    """The number by which the loop itself divided the loss, read off the graph; 1 if none.
-
-    Loops that count accumulation by hand write ``loss = loss / steps`` before ``backward``: the
-    division by a Python number is then the graph's last node.
-    """
-    number = _whole_operand(loss.grad_fn, "DivBackward0")
-    return number if number >= 2.0 else 1.0
-
-
-def hand_factor(loss: torch.Tensor) -> float:
-    """The product of the whole Python numbers by which the loop at last multiplied the loss; 1 if none.
-
-    A loop that divides by all tokens of a window multiplies by Accelerate's divisor, and by the number of
-    processes, to undo what ``backward`` and the gradients' mean will divide by.
-    """
-    node, factor = loss.grad_fn, 1.0
-    while (number := _whole_operand(node, "MulBackward0")) >= 1.0:
-        assert node is not None
-        node, factor = node.next_functions[0][0], factor * number
-    return factor
-
-
-def _whole_operand(node: Any, name: str) -> float:
-    """The whole Python number that a node of the graph computed with; 0 if it is no such node."""
-    if node is None or node.name() != name:
-        return 0.0
-    operand = getattr(node, "_saved_other", None)
-    # Python's numbers are kept as host tensors of these two types: reading one waits for no device.
-    if not isinstance(operand, torch.Tensor) or operand.dtype not in (torch.int64, torch.float64):
-        return 0.0
-    if operand.ndim or operand.device.type != "cpu":
-        return 0.0
-    number = float(operand)
-    return number if number.is_integer() else 0.0
+UNNAMED = "with several processes signals are named up front: Controller(..., signals=%s)"
 
 
 def count_examples(batch: Any) -> int:
@@ -72,13 +44,12 @@ def count_examples(batch: Any) -> int:
         if not isinstance(batch, Mapping):
             return 0
         batch = batch.values()
-    return next(filter(None, map(count_examples, batch)), 0)
-
-
-@dataclass(slots=True)
-class _Loss:
-    total: torch.Tensor | float | None = None
-    count: int = 0
+    for part in batch:
+        # Mostly the first part is a tensor with examples in it.
+        count = part.shape[0] if type(part) is torch.Tensor and part.ndim else count_examples(part)
+        if count:
+            return int(count)
+    return 0
 
 
 class Recorder:
@@ -93,7 +64,7 @@ class Recorder:
     def __init__(
         self, sources: Sequence[str] = (), logged: Iterable[str] = (), *, fixed: bool = False
     ) -> None:
-        self._logged = list(dict.fromkeys(logged))
+        self._logged = dict.fromkeys(logged)
         self._spread_norms = False
         self.declare_sources(sources)
         self.micro_batches = 0
@@ -106,20 +77,22 @@ class Recorder:
         self.tells_supply = False
         """Whether it is wanted too whether as much comes of each source as is asked of it."""
         self._steps = 1
-        self._loss = _Loss()
+        self._loss: torch.Tensor | float | None = None  # sum over the micro-batches
         self._divisors: list[float] = []
-        self._grad_norm: torch.Tensor | float | None = None
+        self.norm: torch.Tensor | float | None = None
+        """Norm of this tick's gradients, once the loop's clipping has given it."""
         self._log: dict[str, tuple[torch.Tensor | float, int]] = {}
 
     def declare_sources(self, names: Sequence[str]) -> None:
         """Name the sources once the mixture is known."""
-        self._sources = SourceLosses(names)
+        self.by_source = SourceLosses(names)
+        """Takes per-example losses."""
         self._lay_out()
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the data sources."""
-        return self._sources.names
+        return self.by_source.names
 
     @property
     def spread_norms(self) -> bool:
@@ -133,7 +106,8 @@ class Recorder:
 
     def _lay_out(self) -> None:
         sources = (SOURCE_PREFIX + name for name in self.sources)
-        own = [CONTROL, "loss", *(name + SQUARED for name in self._norm_names())]
+        norms = _NORMS if self._spread_norms else _NORMS[:1]
+        own = [CONTROL, "loss", *(name + SQUARED for name in norms)]
         self._sources_at = len(own)
         self.names = [*own, *sources, *self._logged]
         """Layout of the vector: each name stands for a sum and a count."""
@@ -146,72 +120,68 @@ class Recorder:
         """Take over what another recorder has learnt."""
         self._accumulation = state["accumulation"]
         if not self._fixed:
-            self._logged = list(dict.fromkeys((*state["logged"], *self._logged)))
+            self._logged = dict.fromkeys((*state["logged"], *self._logged))
             self._lay_out()
-
-    def _norm_names(self) -> list[str]:
-        return ["grad_norm", "param_norm", "update_ratio"] if self._spread_norms else ["grad_norm"]
 
     def backward(self, loss: torch.Tensor, steps: int = 1, processes: int = 1) -> None:
         """Take the loss of one micro-batch, as ``accelerator.backward`` was given it.
 
         ``steps`` is the number by which Accelerate is about to divide it.
         """
-        value = _number(loss if loss.ndim == 0 else loss.detach().mean())
-        self._loss.total = value if self._loss.total is None else self._loss.total + value
-        self._loss.count += 1
+        plain = type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim
+        value = loss.item() if plain else _number(loss.detach().mean() if loss.ndim else loss)
+        self._loss = value if self._loss is None else self._loss + value
         self._divisors.append(hand_divisor(loss))
         self._steps = steps
         self._shares = steps > 1 and hand_factor(loss) == steps * processes
         self.micro_batches += 1
 
-    def grad_norm(self, norm: torch.Tensor | float) -> None:
+    def grad_norm(self, norm: torch.Tensor | float | None) -> None:
         """Take the gradient norm that the loop's own clipping computed, or this process's share of it."""
-        self._grad_norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
+        if type(norm) is torch.Tensor and norm.is_cpu:
+            self.norm = norm.item()
+        elif norm is not None:
+            self.norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
 
     def norms(self, shares: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         """Take this process's shares of the norms of parameters and update, for the vector of this tick."""
         self._norms = shares
 
-    @property
-    def has_grad_norm(self) -> bool:
-        """Whether the loop's clipping has given the norm of this tick's gradients."""
-        return self._grad_norm is not None
-
     def log(self, signals: Mapping[str, torch.Tensor | float]) -> None:
         """Take scalars from the loop; several in one tick are averaged."""
         for name, value in signals.items():
-            if name != "loss" and name not in self._logged:
-                if self._fixed:
-                    self.refused.add(name)
-                    continue
-                self._logged.append(name)
-                self._lay_out()
-            if isinstance(value, torch.Tensor) and value.numel() != 1:
-                raise ValueError(f"log({name}=...): one number is wanted, got shape {tuple(value.shape)}")
-            scalar = _number(value) if isinstance(value, torch.Tensor) else float(value)
-            held, count = self._log.get(name, (0.0, 0))
+            if name not in self._logged and name != "loss" and not self._admits(name):
+                continue
+            scalar = value if type(value) is float else _scalar(name, value)
+            held, count = self._log.get(name, _NONE_YET)
             self._log[name] = (held + scalar, count + 1)
 
-    def log_examples(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
-        """Add per-example losses [B] to their sources' sums; ``sources`` are numbers [B] or names."""
-        self._sources.add(losses, sources)
+    def _admits(self, name: str) -> bool:
+        """Whether a name that is new gets a slot."""
+        if self._fixed:
+            if name not in self.refused:
+                self.refused.add(name)
+                log.error(UNNAMED, sorted(self.refused))
+            return False
+        self._logged[name] = None
+        self._lay_out()
+        return True
 
-    def host_vector(self, control: float = 0.0) -> list[float]:
-        """The tick's sums of all names, then their counts, read where they lie in host memory."""
-        sums, counts = self._scalars(control)
-        source_sums, source_counts = self._sources.host()
+    def on_host(self, control: float = 0.0) -> tuple[list[float], list[float]]:
+        """The tick's sums of all names, and their counts, read where they lie in host memory."""
+        scalars, scalar_counts = self._scalars(control)
+        sums, counts = list(map(float, scalars)), list(map(float, scalar_counts))
         at = self._sources_at
-        floats, numbers = list(map(float, sums)), list(map(float, counts))
-        return [*floats[:at], *source_sums, *floats[at:], *numbers[:at], *source_counts, *numbers[at:]]
+        sums[at:at], counts[at:at] = self.by_source.host()
+        return sums, counts
 
     def device_vector(self, device: torch.device, control: float = 0.0) -> torch.Tensor:
-        """The same vector packed on the device, without waiting for it."""
+        """Sums and counts as one vector, packed on the device without waiting for it."""
         sums, counts = self._scalars(control)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         at = self._sources_at
         packed_sums, packed_counts = _stack(sums, dtype, device), _stack(counts, dtype, device)
-        source_sums, source_counts = self._sources.device(device, dtype)
+        source_sums, source_counts = self.by_source.device(device, dtype)
         return torch.cat(
             [
                 packed_sums[:at],
@@ -225,42 +195,43 @@ class Recorder:
 
     def _scalars(self, control: float) -> tuple[list[torch.Tensor | float], list[torch.Tensor | float]]:
         loss, loss_count = self._mean_loss()
-        sums: list[torch.Tensor | float] = [control, loss]
-        counts: list[torch.Tensor | float] = [1.0, loss_count]
-        norm = self._grad_norm
-        sums.append(0.0 if norm is None else _square(norm))
-        counts.append(float(norm is not None))
+        norm = self.norm
+        sums: list[torch.Tensor | float]
+        counts: list[torch.Tensor | float]
+        if norm is None:
+            sums, counts = [control, loss, 0.0], [1.0, loss_count, 0.0]
+        else:
+            square = norm * norm if type(norm) is float else _square(norm)
+            sums, counts = [control, loss, square], [1.0, loss_count, 1.0]
         if self._spread_norms:
             parameters, update = (0.0, 0.0) if self._norms is None else map(_square, self._norms)
             # The mean of the ratio's slot is the sum of one's squares over the sum of the other's.
             sums += [parameters, update]
             counts += [float(self._norms is not None), parameters]
         for name in self._logged:
-            total, count = self._log.get(name, (0.0, 0))
-            sums.append(total / max(count, 1))
-            counts.append(float(count > 0))
+            total, count = self._log.get(name, _NONE_YET)
+            sums.append(total / count if count else 0.0)
+            counts.append(1.0 if count else 0.0)
         return sums, counts
 
     def clear(self) -> None:
         """Begin the next tick."""
-        self._loss = _Loss()
+        self._loss = self.norm = None
         self._divisors = []
-        self._grad_norm = None
-        self._sources.clear()
+        self.by_source.clear()
         self._log = {}
-        self.micro_batches = 0
-        self.examples = 0
+        self.micro_batches = self.examples = 0
 
     def _mean_loss(self) -> tuple[torch.Tensor | float, float]:
         if "loss" in self._log:
             total, count = self._log["loss"]
             return total / count, 1.0
-        if self._loss.total is None:
+        if self._loss is None:
             return 0.0, 0.0
         if self._shares:
             # Each micro-batch gave its share of the window's loss, times what Accelerate divides by.
-            return self._loss.total / self._steps, 1.0
-        divisor, count = self._divisors[0], self._loss.count
+            return self._loss / self._steps, 1.0
+        divisor, count = self._divisors[0], self.micro_batches
         if divisor > 1.0 and set(self._divisors) == {divisor}:
             if divisor == count:
                 self._accumulation = divisor
@@ -269,21 +240,24 @@ class Recorder:
                 self._accumulation = 1.0
                 return 0.0, 0.0
         scale = divisor if divisor == self._accumulation else 1.0
-        return self._loss.total * (scale / count), 1.0
+        return self._loss * (scale / count), 1.0
 
     @property
     def doubt(self) -> str | None:
         """What cannot be known of this tick's loss, for the start report; None where all is clear."""
-        if self._loss.count < 2 or self._steps > 1 or max(self._divisors) > 1.0 or "loss" in self._log:
+        if self.micro_batches < 2 or self._steps > 1 or max(self._divisors) > 1.0 or "loss" in self._log:
             return None
         return (
-            f"loss: {self._loss.count} micro-batches a step and no division by their number: taken as their "
-            "mean; if each is its share of a sum over the step, controller.log(loss=...) with that sum"
+            f"loss: {self.micro_batches} micro-batches a step and no division by their number: taken as "
+            "their mean; if each is its share of a sum over the step, controller.log(loss=...) with that sum"
         )
 
 
 def unpack(
-    names: Sequence[str], vector: Sequence[float], planned: Mapping[str, float] | None = None
+    names: Sequence[str],
+    sums: Sequence[float],
+    counts: Sequence[float],
+    planned: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """Means of what was measured, by name; what no process measured is missing.
 
@@ -291,15 +265,14 @@ def unpack(
     told too, as ``monitors.scarce`` reads it.
     """
     signals: dict[str, float] = {}
-    for name, total, count in zip(names, vector, vector[len(names) :], strict=False):
-        if not (count > 0 or count != count):
-            continue
-        if name.endswith(SQUARED):
-            signals[name.removesuffix(SQUARED)] = math.sqrt(total / count)
-        else:
-            signals[name] = total / count
+    for name, total, count in zip(names, sums, counts, strict=True):
+        if count > 0 or count != count:
+            if name in _SQUARES:
+                signals[_SQUARES[name]] = math.sqrt(total / count)
+            else:
+                signals[name] = total / count
     if planned:
-        signals |= _supplies(dict(zip(names, vector[len(names) :], strict=False)), planned)
+        signals |= _supplies(dict(zip(names, counts, strict=True)), planned)
     return signals
 
 
@@ -322,8 +295,17 @@ def _square(norm: torch.Tensor | float) -> torch.Tensor | float:
 
 def _number(scalar: torch.Tensor) -> torch.Tensor | float:
     # In host memory it is read at once: arithmetic on tensors of one number costs ten times as much.
-    scalar = whole(scalar)
+    if type(scalar) is not torch.Tensor:
+        scalar = whole(scalar)
     return scalar.item() if scalar.is_cpu else scalar.detach()
+
+
+def _scalar(name: str, value: torch.Tensor | float) -> torch.Tensor | float:
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    if value.numel() != 1:
+        raise ValueError(f"log({name}=...): one number is wanted, got shape {tuple(value.shape)}")
+    return _number(value)
 
 
 def _stack(values: Sequence[torch.Tensor | float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -36,7 +36,7 @@ class Snapshots:
     ) -> None:
         self._run = run
         self._metrics = metrics
-        self._enabled = self._due = self._to_reserve = enabled
+        self._enabled = self.due = enabled  # due: at the next batch
         self._delayed = delayed
         self._notices = notices
         self._failed = False
@@ -44,32 +44,33 @@ class Snapshots:
 
     def state_dict(self) -> dict[str, Any]:
         """Which snapshot comes next."""
-        return {"due": self._due, "asked": self._asked, "last_tick": self._run.ring.last_tick}
+        return {"due": self.due, "asked": self._asked, "last_tick": self._run.ring.last_tick}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with another's cadence."""
-        self._due, self._asked = state["due"], state["asked"]
+        self.due, self._asked = state["due"], state["asked"]
         self._run.ring.last_tick = state["last_tick"]
 
     def flags(self, orders: Orders) -> int:
         """What rank 0 puts into the control slot, for the tick that is being made."""
-        if self._asked or not self._run.ring.due(self._run.clock.tick + 1) or not orders.may_act:
+        run = self._run
+        run.ring.adapt(run.step_seconds)
+        if self._asked or not run.ring.due(run.clock.tick + 1) or not orders.may_act:
             return 0
         self._asked = True
         return SNAPSHOT
 
     def heed(self, flags: int) -> None:
         """Take the flags that came with a reduced vector."""
-        self._due = self._due or bool(flags & SNAPSHOT)
+        self.due = self.due or bool(flags & SNAPSHOT)
 
     def reserve(self, *, told: bool) -> None:
         """After the first update the optimizer has its moments: make the buffers that a full ring needs.
 
         ``told``: the notices of the start have been given already, because its first steps were skipped.
         """
-        if not self._to_reserve:
+        if not self._enabled:
             return
-        self._to_reserve = False
         run = self._run
         notice = fit_alike(run, lambda sharers: run.ring.reserve(run.state.tensors(), sharers))
         if notice and told:
@@ -79,16 +80,16 @@ class Snapshots:
 
     def start_over(self) -> None:
         """The next one is the first again: another loader trains, or another state was loaded."""
-        self._due = self._enabled
+        self.due = self._enabled
 
     def take_if_due(self, feed: Feed | None, *, healthy: bool, begun: bool) -> bool:
         """Take one if it is due, at a batch of ``feed`` (None: where there is no loader of ours).
 
         Where that fails the run goes on with those it has; what one process lacks, none goes back to.
         """
-        if not self._due or not self._run.ring.keep:
+        if not self.due or not self._run.ring.keep:
             return False
-        self._due = self._asked = False
+        self.due = self._asked = False
         try:
             return self._take(feed, healthy, begun)
         except Exception:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+Both = tuple[list[float], list[float]]
+"""Sums and counts, by source."""
+
 MANY = 256
 """Examples from which on numpy adds them up faster than a loop, in a run whose caches are cold."""
 
@@ -25,11 +28,12 @@ class SourceLosses:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._number = {name: number for number, name in enumerate(self.names)}
+        self._nothing = ([0.0] * len(self.names),) * 2
         self.clear()
 
     def clear(self) -> None:
         """Begin the next tick."""
-        self._host = [0.0] * (2 * len(self.names))
+        self._host = self._nothing
         self._device: torch.Tensor | None = None
 
     def add(self, losses: torch.Tensor, sources: torch.Tensor | Sequence[str]) -> None:
@@ -38,56 +42,55 @@ class SourceLosses:
         Raises:
             ValueError: the two do not match in length, a name is unknown, or a number is none of a source.
         """
-        numbers = self._numbers(sources)
-        if numbers.numel() != losses.numel():
-            raise ValueError(
-                f"log_examples: {losses.numel()} losses but {numbers.numel()} sources; give one each"
-            )
+        numbers = sources if self.names and type(sources) is torch.Tensor else self._numbers(sources)
+        count = losses.numel()
+        if numbers.numel() != count:
+            raise ValueError(f"log_examples: {count} losses but {numbers.numel()} sources; give one each")
         if losses.ndim != 1 or numbers.ndim != 1:
             losses, numbers = losses.flatten(), numbers.flatten()
-        if losses.is_cpu and numbers.is_cpu:
-            add = self._add_on_host if losses.numel() < MANY else self._add_many_on_host
-            add(losses.detach(), numbers)
-        else:
+        if not (losses.is_cpu and numbers.is_cpu):
             self._add_on_device(losses.detach(), numbers.to(losses.device))
+            return
+        if count < MANY:
+            sums, counts = [0.0] * len(self.names), [0.0] * len(self.names)
+            places = numbers.tolist()
+            try:
+                for place, loss in zip(places, losses.tolist(), strict=True):
+                    counts[place] += 1.0
+                    sums[place] += loss
+            except (IndexError, TypeError):
+                raise self._no_source(places) from None
+            if places and min(places) < 0:  # which Python's lists take for a place counted from their end
+                raise self._no_source(places)
+        else:
+            sums, counts = self._many_added(losses, numbers)
+        if self._host is not self._nothing:
+            sums, counts = _plus(self._host[0], sums), _plus(self._host[1], counts)
+        self._host = sums, counts
 
-    def host(self) -> tuple[list[float], list[float]]:
+    def host(self) -> Both:
         """Sums and counts by source, read where they lie in host memory."""
-        both = self._host
-        if self._device is not None:
-            both = [a + b for a, b in zip(both, self._device.reshape(-1).tolist(), strict=True)]
-        return both[: len(self.names)], both[len(self.names) :]
+        if self._device is None:
+            return self._host
+        (sums, counts), there = self._host, self._device.tolist()
+        return _plus(sums, there[0]), _plus(counts, there[1])
 
     def device(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """The same as two tensors [sources] on a device, without waiting for it."""
-        both = torch.tensor(self._host, dtype=dtype).to(device, non_blocking=True).reshape(2, -1)
+        both = torch.tensor(self._host, dtype=dtype).to(device, non_blocking=True)
         if self._device is not None:
             both = both + self._device.to(device=device, dtype=dtype)
         return both[0], both[1]
 
-    def _add_many_on_host(self, losses: torch.Tensor, numbers: torch.Tensor) -> None:
-        """The same by numpy, which takes a while to begin with."""
+    def _many_added(self, losses: torch.Tensor, numbers: torch.Tensor) -> Both:
+        """Sums and counts by numpy, which takes a while to begin with."""
         sources = len(self.names)
         low, high = numbers.min().item(), numbers.max().item()
         if not 0 <= low <= high < sources or numbers.is_floating_point():
             raise self._no_source([int(low), int(high)])
-        counts = np.bincount(numbers.numpy(), minlength=sources).tolist()
-        sums = np.bincount(numbers.numpy(), losses.double().numpy(), sources).tolist()
-        self._host = [a + b for a, b in zip(self._host, sums + counts, strict=True)]
-
-    def _add_on_host(self, some_losses: torch.Tensor, some_numbers: torch.Tensor) -> None:
-        losses, numbers = some_losses.tolist(), some_numbers.tolist()
-        sources = len(self.names)
-        sums, counts = [0.0] * sources, [0.0] * sources
-        try:
-            for number, loss in zip(numbers, losses, strict=True):
-                counts[number] += 1.0
-                sums[number] += loss
-        except (IndexError, TypeError):
-            raise self._no_source(numbers) from None
-        if numbers and min(numbers) < 0:  # which Python's lists take for a place counted from their end
-            raise self._no_source(numbers)
-        self._host = [a + b for a, b in zip(self._host, sums + counts, strict=True)]
+        counts = np.bincount(numbers.numpy(), minlength=sources)
+        sums = np.bincount(numbers.numpy(), losses.detach().double().numpy(), sources)
+        return sums.tolist(), counts.tolist()
 
     def _no_source(self, numbers: list[int]) -> ValueError:
         return ValueError(
@@ -113,3 +116,7 @@ class SourceLosses:
         if unknown:
             raise ValueError(f"log_examples: unknown sources {unknown}; known: {list(self.names)}")
         return torch.tensor([self._number[name] for name in sources], dtype=torch.int64)
+
+
+def _plus(a: list[float], b: list[float]) -> list[float]:
+    return [x + y for x, y in zip(a, b, strict=True)]

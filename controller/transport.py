@@ -69,7 +69,8 @@ def _open(parcel: _Parcel) -> Sample:
     if parcel.arrived is not None:
         parcel.arrived.synchronize()
     values = parcel.values.tolist()
-    cut = 2 * len(parcel.names)
-    parcel.sample.signals.update(unpack(parcel.names, values[:cut], parcel.planned))
+    count = len(parcel.names)
+    cut = 2 * count
+    parcel.sample.signals.update(unpack(parcel.names, values[:count], values[count:cut], parcel.planned))
     parcel.sample.signals.update(zip(parcel.extras, values[cut:], strict=True))
     return parcel.sample

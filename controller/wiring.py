@@ -5,28 +5,26 @@ from __future__ import annotations
 import atexit
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from ..policies.policy import Mode, Policy
+from ..policies.policy import Mode
 from .assembly import assemble_cycle, assemble_run
 from .clock import Clock
 from .cycle import TWO_LOADERS, Cycle
 from .feed import Feed
 from .foresight import Foresight, steps_a_pass
-from .forks.order import ForkOrder
 from .loader import WatchedLoader
 from .loop import Counters, TrainingStopped
 from .mix import Mix
-from .ranks import Ranks
 from .records import Records
 from .resume import NEEDS_COUNTER, NEEDS_PREPARE, go_on, own_state
 from .run import Rollback, Run
 from .sensing import keep_only
+from .settings import Settings
 from .signals import Recorder
 from .start_report import report, why_not_rewind
 from .termination import Termination
@@ -45,21 +43,25 @@ TWO_OPTIMIZERS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a Controller was given, as its own docstring tells, with the run's processes and folder."""
+def _guarded(part: Callable[Concatenate[Cycle, P], T]) -> Callable[Concatenate[Wiring, P], T | None]:
+    """Leads to a part of the cycle, if there is one; a failure of ours does not end the training (law 8)."""
 
-    accelerator: Any
-    policy: Policy
-    directory: Path
-    ranks: Ranks
-    resume: str | Path | None
-    optimizer: torch.optim.Optimizer | None
-    training_loader: Any
-    norms_every: int | None
-    say: Callable[[str], object]
-    clock: Callable[[], float]
-    forked: ForkOrder | None = None
+    @wraps(part)
+    def guarded(wiring: Wiring, /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        if wiring.cycle is None or wiring.closed:
+            return None
+        try:
+            return part(wiring.cycle, *args, **kwargs)
+        except TrainingStopped:
+            raise
+        except Exception:
+            if wiring.several:
+                # The other ranks would wait for ever for one that stopped watching.
+                raise
+            wiring.give_up()
+            return None
+
+    return guarded
 
 
 class Wiring:
@@ -74,9 +76,12 @@ class Wiring:
     def __init__(self, settings: Settings, recorder: Recorder, records: Records | None) -> None:
         self.cycle: Cycle | None = None
         self.resumed: int | None = None
+        self.closed = False
+        self.several = settings.ranks.world > 1
         self.on_rollback: list[Rollback] = []
         self._settings = settings
         self._recorder = recorder
+        self.clipped = recorder.grad_norm
         self._records = records
         self._resume = settings.resume
         self._loaders: list[WatchedLoader] = []
@@ -87,7 +92,6 @@ class Wiring:
         self._stopped: str | None = None
         self._reported = False
         self._foresight: Foresight | None = None
-        self._closed = False
         self.counters = Counters(
             self._step,
             self._is_stopped,
@@ -120,9 +124,9 @@ class Wiring:
 
     def close(self) -> None:
         """Judge the last sample, close the records, leave the Accelerator as it was; once."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         atexit.unregister(self.close)
         self._wrapping.release()
         self._termination.release()
@@ -160,46 +164,25 @@ class Wiring:
         if self.cycle is not None:
             self.cycle.backward(loss)
 
-    def clipped(self, norm: torch.Tensor | float | None) -> None:
-        """The loop clipped, and this was the gradients' norm before."""
-        if norm is not None:
-            self._recorder.grad_norm(norm)
-
-    def before_step(self, *, closure: bool) -> None:
-        """The optimizer's step begins."""
-        self._guarded(Cycle.before_step, closure=closure)
-
-    def after_step(self) -> None:
-        """The optimizer's step is done."""
-        self._guarded(self._step_made)
+    before_step = _guarded(Cycle.before_step)
+    after_step = _guarded(Cycle.after_step)
+    requested = _guarded(Cycle.requested)
+    pulled = _guarded(Cycle.pulled)
+    entered = _guarded(Cycle.entered)
+    crossed = _guarded(Cycle.crossed)
+    _left = _guarded(Cycle.left)
+    _loaded = _guarded(Cycle.loaded)
+    _ended = _guarded(Cycle.loop_ended)
 
     def step_raised(self) -> None:
         """The optimizer's step raised."""
         if self.cycle is not None:
             self.cycle.step_raised()
 
-    def requested(self, feed: Feed) -> bool:
-        """The loop asks a loader for its next batch; False ends its pass."""
-        if self._settings.forked is not None:
-            self._end_fork(self._settings.forked)
-        return self._guarded(Cycle.requested, feed) is not False
-
-    def pulled(self, feed: Feed, batch: Any) -> None:
-        """The batch is on its way to the loop."""
-        self._guarded(Cycle.pulled, feed, batch)
-
-    def entered(self, feed: Feed) -> None:
-        """The loop begins a pass over a loader."""
-        self._guarded(Cycle.entered, feed)
-
     def left(self, feed: Feed) -> None:
         """The loop's pass over a loader is over."""
         # A loop that counts steps does not expect a pass without a batch, as the rest of this one would be.
-        self._guarded(Cycle.left, feed, saves=self.counters.by_epochs)
-
-    def crossed(self, feed: Feed, epoch: int) -> None:
-        """A rewound pass went over into ``epoch``."""
-        self._guarded(Cycle.crossed, feed, epoch)
+        self._left(feed, saves=self.counters.by_epochs)
 
     def changed(self, feed: Feed) -> None:
         """The data set gave another batch than before."""
@@ -214,7 +197,7 @@ class Wiring:
 
     def loaded(self, folder: str | None) -> None:
         """The loop loaded a checkpoint of its own."""
-        self._guarded(Cycle.loaded)
+        self._loaded()
         self._tell("load_state", {"folder": folder})
 
     def freed(self) -> None:
@@ -247,6 +230,10 @@ class Wiring:
         )
         run.clock, run.stopped, run.own_state = self._time, self._stopped, self._own_state
         run.horizon = lambda: self.counters.horizon(steps_a_pass(run, 0))
+        if self._settings.forked is not None and self._settings.forked.until is not None:
+            run.until = self._settings.forked.until
+        if self._records is not None:
+            self._foresight = Foresight(run, self.counters, self._records.pilot)
         for name, obj in self._registered.items():
             run.state.register(name, obj)
         self.cycle, self._notices = assemble_cycle(
@@ -256,13 +243,11 @@ class Wiring:
             self._records,
             norms_every=self._settings.norms_every,
             on_feed=self._train_on,
-            look_ahead=self._look_ahead,
+            look_ahead=self._look_ahead if self._foresight is not None and self._foresight.wanted else None,
+            report=self._first_step_made,
             termination=self._termination,
             leave=self._leave,
             clock=self._settings.clock,
-        )
-        self._foresight = (
-            None if self._records is None else Foresight(run, self.counters, self._records.pilot)
         )
         self._wrapping.steer(optimizer)
 
@@ -301,7 +286,7 @@ class Wiring:
 
         Where it was ``broken`` off nothing can be raised: its iterator is being given up.
         """
-        self._guarded(Cycle.loop_ended)
+        self._ended()
         self._termination.armed = False
         if self._termination.asked and not broken:
             self._leave()
@@ -351,13 +336,11 @@ class Wiring:
         if self._foresight is not None:
             self._notices += self._foresight.look(self._recorder.micro_batches)
 
-    def _step_made(self, cycle: Cycle) -> None:
-        doubt = None if self._reported else self._recorder.doubt
-        cycle.after_step()
-        if not self._reported:
-            self._reported = True
-            self._notices += [doubt] if doubt else []
-            self._report(cycle.run)
+    def _first_step_made(self, doubt: str | None) -> None:
+        assert self.cycle is not None
+        self._reported = True
+        self._notices += [doubt] if doubt else []
+        self._report(self.cycle.run)
 
     def _report(self, run: Run) -> None:
         if self._records is None:
@@ -375,25 +358,12 @@ class Wiring:
             tick = self._time.tick if self.cycle is None else self.cycle.run.clock.tick
             self._records.pilot.event(kind, tick, detail)
 
-    def _guarded(
-        self, part: Callable[Concatenate[Cycle, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T | None:
-        """Run a part of the cycle; a failure of ours ends the watching, not the training (law 8)."""
-        if self.cycle is None or self._closed:
-            return None
-        try:
-            return part(self.cycle, *args, **kwargs)
-        except TrainingStopped:
-            raise
-        except Exception:
-            if self._settings.ranks.world > 1:
-                # The other ranks would wait for ever for one that stopped watching.
-                raise
-            log.exception("Midcourse failed and leaves the run: training goes on unwatched")
-            if self._records is not None:
-                self._records.metrics.error("controller")
-            self.close()
-            return None
+    def give_up(self) -> None:
+        """A part of the cycle has failed: that ends the watching."""
+        log.exception("Midcourse failed and leaves the run: training goes on unwatched")
+        if self._records is not None:
+            self._records.metrics.error("controller")
+        self.close()
 
     def _step(self) -> int:
         return 0 if self.cycle is None else self.cycle.run.clock.step
@@ -401,17 +371,9 @@ class Wiring:
     def _is_stopped(self) -> bool:
         return self.stopped is not None
 
-    def _end_fork(self, forked: ForkOrder) -> None:
-        """A fork that was asked for so many steps only comes to its end after them."""
-        if forked.until is None or self.cycle is None:
-            return
-        if self.cycle.run.stopped is None and self._step() >= forked.until:
-            self.cycle.run.stopped = f"the fork was asked for no more than {forked.until} steps"
-
     def _at_rest(self) -> None:
-        if self._settings.forked is not None:
-            self._end_fork(self._settings.forked)
         if self.cycle is not None:
+            self.cycle.run.end_if_asked()
             self.cycle.at_rest()
 
 

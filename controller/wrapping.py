@@ -15,8 +15,11 @@ from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.scheduler import AcceleratedScheduler
 from torch.utils.data import DataLoader
 
-from .feed import Desk
+from .desk import Desk
 from .loader import WatchedLoader
+
+Original = Callable[..., Any]
+"""A method of the user's Accelerator or optimizer."""
 
 
 class Listener(Desk, Protocol):
@@ -81,13 +84,13 @@ class Wrapping:
         self._depth = 0
         self._preparing = False
         for name in ("prepare", "prepare_data_loader", "prepare_optimizer", "prepare_scheduler"):
-            self._patch(accelerator, name, self._prepare)
+            self._patch(accelerator, name, _led_by(self._prepare))
         self._patch(accelerator, "backward", self._backward)
         self._patch(accelerator, "clip_grad_norm_", self._clip)
-        self._patch(accelerator, "skip_first_batches", self._skip_first_batches)
-        self._patch(accelerator, "load_state", self._load_state)
-        self._patch(accelerator, "free_memory", self._free_memory)
-        self._patch(accelerator, "end_training", self._end_training)
+        self._patch(accelerator, "skip_first_batches", _led_by(self._skip_first_batches))
+        self._patch(accelerator, "load_state", _led_by(self._load_state))
+        self._patch(accelerator, "free_memory", _led_by(self._free_memory))
+        self._patch(accelerator, "end_training", _led_by(self._end_training))
 
     def steer(self, optimizer: Any) -> None:
         """Follow the steps of this prepared optimizer."""
@@ -116,18 +119,13 @@ class Wrapping:
                 del owner.__dict__[name]
             self._patched.remove((owner, name, method))
 
-    def _patch(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-        original = getattr(owner, name)
-
-        def instrumented(_: Any, *args: Any, **kwargs: Any) -> Any:
-            return wrapper(original, *args, **kwargs)
-
+    def _patch(self, owner: Any, name: str, instrument: Callable[[Original], Original]) -> None:
         # A bound method, as it was: torch's schedulers wrap the function inside an optimizer's ``step``.
-        method = MethodType(instrumented, owner)
+        method = MethodType(instrument(getattr(owner, name)), owner)
         setattr(owner, name, method)
         self._patched.append((owner, name, method))
 
-    def _prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _prepare(self, original: Original, *args: Any, **kwargs: Any) -> Any:
         if self._preparing:
             return original(*args, **kwargs)
         self._preparing = True
@@ -148,55 +146,79 @@ class Wrapping:
     def _watch(self, loader: Any) -> WatchedLoader:
         return loader if type(loader) is WatchedLoader else WatchedLoader(loader, self._listener)
 
-    def _backward(self, original: Callable[..., Any], loss: Any, *args: Any, **kwargs: Any) -> Any:
-        self._listener.backward(loss)
-        return original(loss, *args, **kwargs)
+    # What is called at every tick leads to the listener without a call in between.
 
-    def _clip(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        norm = original(*args, **kwargs)
-        self._listener.clipped(norm)
-        return norm
+    def _backward(self, original: Original) -> Original:
+        listener = self._listener
 
-    def _skip_first_batches(self, original: Callable[..., Any], dataloader: Any, num_batches: int = 0) -> Any:
-        if type(dataloader) is not WatchedLoader:
-            return WatchedLoader(original(dataloader, num_batches), self._listener)
-        rest = original(dataloader.__wrapped__, num_batches)
-        return WatchedLoader(rest, self._listener, dataloader, num_batches)
+        def instrumented(_: Any, loss: Any, *args: Any, **kwargs: Any) -> Any:
+            listener.backward(loss)
+            return original(loss, *args, **kwargs)
 
-    def _load_state(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        folder = args[0] if args else kwargs.get("input_dir")
-        self._listener.loaded(None if folder is None else str(folder))
-        return result
+        return instrumented
 
-    def _free_memory(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._listener.freed()
-        return original(*args, **kwargs)
+    def _clip(self, original: Original) -> Original:
+        listener = self._listener
+
+        def instrumented(_: Any, *args: Any, **kwargs: Any) -> Any:
+            norm = original(*args, **kwargs)
+            listener.clipped(norm)
+            return norm
+
+        return instrumented
+
+    def _step(self, original: Original) -> Original:
+        def instrumented(_: Any, *args: Any, **kwargs: Any) -> Any:
+            self._depth = 0
+            try:
+                return original(*args, **kwargs)
+            except BaseException:
+                self._listener.step_raised()
+                raise
+
+        return instrumented
 
     def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # A subclass's step that calls its parent's runs torch's hooks once for each of them.
         self._depth += 1
         if self._depth == 1:
-            self._listener.before_step(closure=_has_closure(args, kwargs))
+            # The first argument is the optimizer; of the others one may be a closure.
+            closure = True in map(callable, (*args[1:], kwargs.get("closure")))
+            self._listener.before_step(closure=closure)
 
     def _after_step(self, *_: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
             self._listener.after_step()
 
-    def _step(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self._depth = 0
-        try:
-            return original(*args, **kwargs)
-        except BaseException:
-            self._listener.step_raised()
-            raise
+    def _skip_first_batches(self, original: Original, dataloader: Any, num_batches: int = 0) -> Any:
+        if type(dataloader) is not WatchedLoader:
+            return WatchedLoader(original(dataloader, num_batches), self._listener)
+        rest = original(dataloader.__wrapped__, num_batches)
+        return WatchedLoader(rest, self._listener, dataloader, num_batches)
 
-    def _end_training(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _load_state(self, original: Original, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        folder = args[0] if args else kwargs.get("input_dir")
+        self._listener.loaded(None if folder is None else str(folder))
+        return result
+
+    def _free_memory(self, original: Original, *args: Any, **kwargs: Any) -> Any:
+        self._listener.freed()
+        return original(*args, **kwargs)
+
+    def _end_training(self, original: Original, *args: Any, **kwargs: Any) -> Any:
         self._listener.close()
         return original(*args, **kwargs)
 
 
-def _has_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether ``step`` was given a closure; its first argument is the optimizer."""
-    return True in map(callable, (*args[1:], kwargs.get("closure")))
+def _led_by(wrapper: Callable[..., Any]) -> Callable[[Original], Original]:
+    """Instruments a method: ``wrapper`` is called in its place, with the method before its arguments."""
+
+    def instrument(original: Original) -> Original:
+        def instrumented(_: Any, *args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+        return instrumented
+
+    return instrument

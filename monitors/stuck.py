@@ -56,7 +56,7 @@ class Stuck(SignalMonitor):
     def _take(self, tick: int, value: float) -> Reading:
         threshold = self.threshold
         if self._new < self.warm_up:
-            self._new = self._new + 1 if value == 0.0 else 0
+            self._new = self._new + 1 if value != 1.0 else 0
             return Reading(Health.WARMUP, tick, value)
         if value == 1.0:  # so for all micro-batches, on all processes
             self._since = tick if self._times == 0 else self._since

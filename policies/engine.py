@@ -16,8 +16,7 @@ through together: outcomes, verdicts, acts that overlap, and the rollback that s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -27,8 +26,9 @@ from .amendments import Amendments
 from .arbiter import Arbiter, Now
 from .evidence import measured_now
 from .expressions import Readings
+from .lanes import Lane, Lanes
 from .limits import LIMITS
-from .model import Mode, Policy, Rule
+from .model import Mode, Policy
 from .phases import Machine, corrects, note
 from .trials import NOTHING, kept_arm
 from .types import Decision, Outcome, Phase, Reply, Result, Status
@@ -36,6 +36,9 @@ from .types import Turn as Turn
 from .verification import OpenVerdict, OpenVerdicts
 
 _PLAIN = ("",)
+
+NOTHING_SAID = Turn()
+"""At most ticks; who passes ``calm`` compares with it, and does not add to it."""
 
 
 class Command(Enum):
@@ -52,20 +55,6 @@ class Command(Enum):
     RESUME = "resume"
     APPROVE = "approve"
     REJECT = "reject"
-
-
-@dataclass(slots=True)
-class _Lane:
-    """A rule with its place in the policy and its machines, one an instance, made when first needed."""
-
-    place: int
-    rule: Rule
-    machines: dict[str, Machine] = field(default_factory=dict)
-
-    def machine(self, instance: str) -> Machine:
-        if instance not in self.machines:
-            self.machines[instance] = Machine(self.rule, instance)
-        return self.machines[instance]
 
 
 class Engine:
@@ -88,12 +77,11 @@ class Engine:
     def _start(self, policy: Policy) -> None:
         """Stand at the beginning of a run under this policy."""
         self.policy = policy
-        self._lanes = {rule.name: _Lane(place, rule) for place, rule in enumerate(policy.rules)}
-        self._before_step = [lane for lane in self._lanes.values() if lane.rule.before_step]
-        self._after_step = [lane for lane in self._lanes.values() if not lane.rule.before_step]
+        self._lanes = Lanes(policy.rules)
         self._open = OpenVerdicts()
-        self._arbiter = Arbiter(policy, self._lateness, self._machines, self._open)
+        self._arbiter = Arbiter(policy, self._lateness, self._lanes.machines, self._open)
         self._judged_tick = -1
+        self._at_rest = False  # nothing is open, and no rule is anywhere but at its beginning
 
     def take_policy(self, policy: Policy, tick: int) -> Turn:
         """Go on by an edited policy after a tick: rules that it still has stay where they stand, budgets too.
@@ -108,7 +96,7 @@ class Engine:
             self._machine(act).waiting = False
             reason = "the policy was edited and cannot judge it any more"
             turn.verdicts.append(act.verdict(Result.INCONCLUSIVE, tick, reason))
-        for machine in self._machines():
+        for machine in self._lanes.machines():
             if stays.get(machine.rule.name) != machine.rule:
                 self._arbiter.lapse(machine, tick, turn, "the policy was edited")
         state = self.state_dict()
@@ -182,38 +170,41 @@ class Engine:
     @property
     def suspects(self) -> bool:
         """Whether some rule's condition holds and nothing has been done about it: no state to return to."""
-        for lane in self._lanes.values():
-            for machine in lane.machines.values():
-                if machine.phase is Phase.PENDING or machine.phase is Phase.FIRING:
-                    return True
-        return False
+        return self._lanes.suspect
 
-    def _machines(self) -> Iterator[Machine]:
-        for lane in self._lanes.values():
-            yield from lane.machines.values()
-
-    def judge_step(self, sample: Sample, readings: Readings) -> Turn:
+    def judge_step(self, sample: Sample, readings: Readings, *, calm: bool = False) -> Turn:
         """Evaluate the rules that can still keep the optimizer from stepping.
 
-        ``tick`` leaves them out at the same tick, so that a measurement counts once.
+        ``tick`` leaves them out at the same tick, so that a measurement counts once. Who knows that no
+        reading is bad says so (``calm``): at rest, rules that nothing else wakes are then passed over.
         """
-        if self._arbiter.in_flight is not None and self.trying:
+        rests = calm and self._at_rest
+        if not rests and self._arbiter.in_flight is not None and self.trying:
             return Turn()
-        now = Now(sample, readings, Turn())
         self._judged_tick = sample.tick
-        self._evaluate(self._before_step, now)
+        lanes = self._lanes.before_step[rests]
+        if rests and not lanes:
+            return NOTHING_SAID
+        now = Now(sample, readings, Turn())
+        self._evaluate(lanes, now)
+        self._at_rest = rests and not now.turn.phases
         return now.turn
 
-    def tick(self, sample: Sample, readings: Readings) -> Turn:
-        """Give the verdicts that are due, then evaluate the rules."""
-        if self._arbiter.in_flight is not None and self.trying:
+    def tick(self, sample: Sample, readings: Readings, *, calm: bool = False) -> Turn:
+        """Give the verdicts that are due, then evaluate the rules; ``calm`` is as for ``judge_step``."""
+        rests = calm and self._at_rest
+        if not rests and self._arbiter.in_flight is not None and self.trying:
             return Turn()
+        before = self._lanes.before_step[rests] if self._judged_tick < sample.tick else ()
+        after = self._lanes.after_step[rests]
+        if rests and not before and not after:
+            return NOTHING_SAID
         now = Now(sample, readings, Turn())
         if self._open:
             self._judge_due(now)
-        if self._judged_tick < sample.tick:
-            self._evaluate(self._before_step, now)
-        self._evaluate(self._after_step, now)
+        self._evaluate(before, now)
+        self._evaluate(after, now)
+        self._at_rest = self._arbiter.in_flight is None and not self._open and self._lanes.inactive
         return now.turn
 
     def record(self, outcome: Outcome) -> Turn:
@@ -284,7 +275,7 @@ class Engine:
 
     # Evaluating
 
-    def _evaluate(self, lanes: Iterable[_Lane], now: Now) -> None:
+    def _evaluate(self, lanes: Iterable[Lane], now: Now) -> None:
         """Move the machines of these rules on, and let those that fire act in the order of their strength."""
         readings = now.readings
         wishes: list[tuple[int, int, str, Machine]] = []
@@ -357,7 +348,7 @@ class Engine:
                 machine.climb(machine.rung, tick)
 
     def _rewind(self, tick: int, turn: Turn) -> None:
-        for machine in self._machines():
+        for machine in self._lanes.machines():
             before = machine.phase
             machine.rewind()
             note(machine, before, tick, turn)
@@ -374,23 +365,15 @@ class Engine:
             **self._arbiter.state_dict(),
             "judged_tick": self._judged_tick,
             "open_verdicts": self._open.state_dict(),
-            "machines": [machine.state_dict() for machine in self._machines()],
+            "machines": [machine.state_dict() for machine in self._lanes.machines()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. What it says of rules that this policy does not have is left out."""
-        self._arbiter.load_state_dict(state, self._rule)
+        self._arbiter.load_state_dict(state, self._lanes.rule)
         self._judged_tick = state["judged_tick"]
         # Under another name, or not at all, in checkpoints of earlier versions.
         acts = state.get("open_verdicts", state.get("trials", ()))
-        self._open.load_state_dict([act for act in acts if (rule := self._rule(act)) and rule.verify])
-        for lane in self._lanes.values():
-            lane.machines.clear()
-        for machine in filter(self._rule, state["machines"]):
-            self._lanes[machine["rule"]].machine(machine["instance"]).load_state_dict(machine)
-
-    def _rule(self, of: Mapping[str, Any]) -> Rule | None:
-        """The rule that a state tells of, if this policy has it, and both are of single instances or not."""
-        lane = self._lanes.get(of["rule"])
-        same = lane is not None and (lane.rule.foreach is not None) == bool(of["instance"])
-        return lane.rule if lane is not None and same else None
+        self._open.load_state_dict([act for act in acts if (rule := self._lanes.rule(act)) and rule.verify])
+        self._lanes.load_state_dict(state["machines"])
+        self._at_rest = False

@@ -90,7 +90,8 @@ class Checkpoints:
         self._ranks = ranks
         self._told = told
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: _Pending | None = None
+        self.pending: _Pending | None = None
+        """What is on its way to the disk."""
 
     def due(self, tick: int) -> bool:
         """Whether the plan asks for one at this tick: alike on all processes, for it goes by ticks alone."""
@@ -120,7 +121,7 @@ class Checkpoints:
         except Exception as error:  # noqa: BLE001 - the other processes are told when it is settled
             written = Future()
             written.set_exception(error)
-        self._pending = _Pending(entry, written, done)
+        self.pending = _Pending(entry, written, done)
 
     def _thread(self) -> ThreadPoolExecutor:
         if self._pool is None:
@@ -146,12 +147,12 @@ class Checkpoints:
 
     def poll(self) -> None:
         """Take note of what has been written meanwhile; costs nothing where there is nothing to note."""
-        if self._pending is not None and self._ranks.world == 1 and self._pending.written.done():
+        if self.pending is not None and self._ranks.world == 1 and self.pending.written.done():
             self.settle()
 
     def settle(self) -> str | None:
         """Wait for what is being written, on all processes; returns why it did not get complete, if so."""
-        if self._pending is None:
+        if self.pending is None:
             return None
         pending = self._finish()
         answers = self._ranks.gather((pending.failure, pending.entry.good))
@@ -171,7 +172,7 @@ class Checkpoints:
         """Wait for what is being written here; what the others wrote shows when the run is resumed."""
         if self._ranks.world == 1:
             self.settle()
-        elif self._pending is not None:
+        elif self.pending is not None:
             pending = self._finish()
             if pending.failure is not None:
                 self._fail(pending.entry, pending.failure)
@@ -182,8 +183,8 @@ class Checkpoints:
 
     def _finish(self) -> _Pending:
         """Wait for this process' part."""
-        assert self._pending is not None
-        pending, self._pending = self._pending, None
+        assert self.pending is not None
+        pending, self.pending = self.pending, None
         error = pending.written.exception()
         pending.failure = None if error is None else f"{type(error).__name__}: {error}"
         pending.done()

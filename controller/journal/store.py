@@ -141,8 +141,8 @@ class Journal:
         return self._attempt
 
     def sample(self, sample: Sample) -> None:
-        """Keep one tick's signals. Buffered; never raises, never waits."""
-        row = (self._attempt, sample.tick, sample.step, sample.branch, dict(sample.signals))
+        """Keep one tick's signals, which nobody changes any more. Buffered; never raises, never waits."""
+        row = (self._attempt, sample.tick, sample.step, sample.branch, sample.signals)
         self._writer.append(SAMPLE, row)
 
     def transition(

@@ -313,6 +313,6 @@ def test_a_vector_is_refused_where_it_is_logged() -> None:
 def test_many_losses_in_half_precision_are_summed_without_loss() -> None:
     recorder = Recorder(["a"])
     for _ in range(4):
-        recorder.log_examples(torch.ones(1000, dtype=torch.bfloat16), torch.zeros(1000, dtype=torch.int64))
-    vector = recorder.host_vector()
-    assert vector[recorder.names.index("loss/source=a")] == 4000.0
+        recorder.by_source.add(torch.ones(1000, dtype=torch.bfloat16), torch.zeros(1000, dtype=torch.int64))
+    sums, _ = recorder.on_host()
+    assert sums[recorder.names.index("loss/source=a")] == 4000.0

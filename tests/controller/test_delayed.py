@@ -11,10 +11,11 @@ import torch
 from small_loop import Trace, rollback_policy, train
 
 from midcourse.controller import assembly
-from midcourse.controller.cycle import Cycle
+from midcourse.controller.exchange import Exchange
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.orders import Orders
 from midcourse.controller.pilot import Pilot
+from midcourse.controller.run import Run
 from midcourse.controller.snapshots import Snapshots
 from midcourse.policies.types import Status
 
@@ -47,18 +48,18 @@ def read(trace: Trace) -> tuple[list[Any], list[Any], list[Any]]:
 def watched(monkeypatch: pytest.MonkeyPatch, name: str, seen: list[tuple[int, Any]]) -> None:
     """Note at which tick a method of the pilot is called, and for which."""
     original = getattr(Pilot, name)
-    cycles: list[Cycle] = []
-    begin = Cycle.before_step
+    runs: list[Run] = []
+    measure = Exchange.measure
 
-    def before_step(self: Cycle, *, closure: bool = False) -> None:
-        cycles[:] = [self]
-        begin(self, closure=closure)
+    def measured(self: Exchange, sample: Any) -> None:
+        runs[:] = [self._run]
+        measure(self, sample)
 
     def noted(self: Pilot, sample: Any) -> Any:
-        seen.append((cycles[0].run.clock.tick, sample.tick))
+        seen.append((runs[0].clock.tick, sample.tick))
         return original(self, sample)
 
-    monkeypatch.setattr(Cycle, "before_step", before_step)
+    monkeypatch.setattr(Exchange, "measure", measured)
     monkeypatch.setattr(Pilot, name, noted)
 
 

@@ -68,9 +68,9 @@ def shares() -> tuple[float, float, list[float]]:
         parameter.grad = tensor
     recorder = Recorder(fixed=True)
     recorder.grad_norm(gradient_norm(torch.optim.SGD(parameters, lr=0.1)))
-    vector = torch.tensor(recorder.host_vector(), dtype=torch.float64)
+    vector = torch.tensor(recorder.on_host(), dtype=torch.float64)
     dist.all_reduce(vector)
-    exchanged = unpack(recorder.names, vector.tolist())["grad_norm"]
+    exchanged = unpack(recorder.names, *vector.tolist())["grad_norm"]
     whole = torch.cat([*(full.reshape(-1) for _, full in made), plain]).norm()
     return exchanged, float(whole), [float(shards.parts(tensor)) for tensor in tensors]
 
@@ -95,7 +95,7 @@ def unfinished_numbers() -> list[tuple[dict[str, float], float, str]]:
         recorder.grad_norm(number)
         recorder.log({"own": number})
         recorder.backward(number)
-        told.append((unpack(recorder.names, recorder.host_vector()), float(expected), str(number.placements)))
+        told.append((unpack(recorder.names, *recorder.on_host()), float(expected), str(number.placements)))
     return told
 
 

@@ -15,7 +15,7 @@ from midcourse.controller.source_losses import SourceLosses
 
 
 def measured(recorder: Recorder) -> dict[str, float]:
-    signals = unpack(recorder.names, recorder.host_vector())
+    signals = unpack(recorder.names, *recorder.on_host())
     signals.pop("control")
     return signals
 
@@ -109,7 +109,7 @@ def test_what_the_loop_logs_is_averaged_and_overrides_the_loss() -> None:
 def test_what_was_not_measured_is_missing_and_nan_is_a_measurement() -> None:
     recorder = Recorder(sources=("a", "b"), logged=["aux"])
     recorder.backward(loss_of(math.nan))
-    recorder.log_examples(torch.tensor([1.0, 3.0]), torch.tensor([1, 1]))
+    recorder.by_source.add(torch.tensor([1.0, 3.0]), torch.tensor([1, 1]))
     signals = measured(recorder)
     assert set(signals) == {"loss", "loss/source=b"}
     assert math.isnan(signals["loss"])
@@ -118,22 +118,22 @@ def test_what_was_not_measured_is_missing_and_nan_is_a_measurement() -> None:
 
 def test_sources_may_be_named_and_mistakes_are_told() -> None:
     recorder = Recorder(sources=("a", "b"))
-    recorder.log_examples(torch.tensor([1.0, 3.0]), ["b", "a"])
+    recorder.by_source.add(torch.tensor([1.0, 3.0]), ["b", "a"])
     assert measured(recorder) == {"loss/source=a": 3.0, "loss/source=b": 1.0}
     with pytest.raises(ValueError, match=r"unknown sources \['x'\]"):
-        recorder.log_examples(torch.tensor([1.0]), ["x"])
+        recorder.by_source.add(torch.tensor([1.0]), ["x"])
     with pytest.raises(ValueError, match="2 losses but 1 sources"):
-        recorder.log_examples(torch.tensor([1.0, 2.0]), ["a"])
+        recorder.by_source.add(torch.tensor([1.0, 2.0]), ["a"])
     with pytest.raises(ValueError, match="need names"):
-        Recorder().log_examples(torch.tensor([1.0]), torch.tensor([0]))
+        Recorder().by_source.add(torch.tensor([1.0]), torch.tensor([0]))
 
 
 def test_many_examples_add_up_as_few_do() -> None:
     losses, numbers = torch.rand(1000, dtype=torch.float64), torch.arange(1000) % 2
     whole, halves = Recorder(sources=("a", "b")), Recorder(sources=("a", "b"))
-    whole.log_examples(losses, numbers)
+    whole.by_source.add(losses, numbers)
     for some in range(0, 1000, 100):
-        halves.log_examples(losses[some : some + 100], numbers[some : some + 100])
+        halves.by_source.add(losses[some : some + 100], numbers[some : some + 100])
     assert measured(whole) == pytest.approx(measured(halves))
 
 
@@ -141,7 +141,7 @@ def test_many_examples_add_up_as_few_do() -> None:
 def test_a_number_that_is_no_source_is_told(numbers: list[int]) -> None:
     recorder = Recorder(sources=("a", "b"))
     with pytest.raises(ValueError, match=rf"numbered 0 to 1, got {numbers[0]} to {numbers[1]}"):
-        recorder.log_examples(torch.ones(len(numbers)), torch.tensor(numbers))
+        recorder.by_source.add(torch.ones(len(numbers)), torch.tensor(numbers))
     assert measured(recorder) == {}
 
 
@@ -171,8 +171,9 @@ def test_host_and_device_vectors_say_the_same(
     for name, value in logged:
         recorder.log({name: value})
     if examples:
-        recorder.log_examples(torch.tensor([v for _, v in examples]), torch.tensor([n for n, _ in examples]))
-    assert recorder.host_vector(3.0) == recorder.device_vector(torch.device("cpu"), 3.0).tolist()
+        recorder.by_source.add(torch.tensor([v for _, v in examples]), torch.tensor([n for n, _ in examples]))
+    sums, counts = recorder.on_host(3.0)
+    assert [*sums, *counts] == recorder.device_vector(torch.device("cpu"), 3.0).tolist()
 
 
 def test_the_norms_are_those_of_parameters_and_update() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -215,6 +216,27 @@ def test_a_fault_that_always_returns_ends_at_the_last_rung_within_the_budget(
             run.steps(gap, level=level)
     assert done[-1] == "stop"
     assert len(done) - 1 <= budget.acts
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(plans, min_size=1, max_size=3), limits, st.sampled_from([0, 5]), episodes)
+def test_where_nothing_is_bad_it_may_be_told_so_and_says_the_same(
+    drawn: list[Plan], limit: tuple[int, int] | None, start: int, story: list[Any]
+) -> None:
+    """Also where one more rule is woken by a level alone, which may be high while no reading is bad."""
+    plan = built(drawn, limit, start)
+    plan = replace(plan, rules=(*plan.rules, rule("level", "a.level > 0.5", "notify", for_measurements=2)))
+    asked, told = Run(plan), Run(plan, tells_calm=True)
+    for episode in story:
+        count, each, _, status, said_to_it = episode
+        bad = [name for name, state in zip(MONITORS, each, strict=True) if state.startswith("bad")]
+        for run in (asked, told):
+            run.status = Status(status)
+            if said_to_it is not None:
+                command(run, said_to_it)
+            run.steps(count, *bad, **inputs(episode))
+        assert told.engine.state_dict() == asked.engine.state_dict()
+    assert told.said == asked.said
 
 
 @settings(max_examples=100, deadline=None)
