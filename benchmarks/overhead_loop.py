@@ -41,8 +41,9 @@ Arm = Iterator[Controller | None]
 PARTS = ("signals", "monitors", "engine", "journal", "metrics", "loop")
 
 WATCHED = (
-    ("signals", "_recorder", "backward grad_norm log log_examples clear"),
-    ("signals", "_wiring.cycle", "_exchange_now"),
+    ("signals", "_recorder", "backward grad_norm log clear"),
+    ("signals", "_recorder.by_source", "add"),
+    ("signals", "_wiring.cycle._exchange", "measure"),
     ("monitors", "_records.pilot.bank", "judge_step update"),
     ("engine", "_records.pilot.engine", "judge_step tick"),
     ("journal", "_records.journal", "sample transition phase"),
@@ -151,6 +152,7 @@ def timed(timers: Timers, control: Control) -> Control:
 
         def then_watch(*parts: Any) -> None:
             prepared(*parts)
+            wiring.declare_sources()  # else what is watched of the recorder would be replaced
             for part, owner, methods in WATCHED:
                 timers.watch(part, attrgetter(owner)(controller), methods)
             timers.watch("moment_lag", norms, "moment_lag")  # which this policy does not read: for its cost
