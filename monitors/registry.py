@@ -11,6 +11,7 @@ from .frozen import Frozen
 from .guard import Guard
 from .jump import Jump
 from .outliers import Outliers
+from .overshoot import Overshoot
 from .page_hinkley import PageHinkley
 from .scarce import Scarce
 from .shift import Shift
@@ -33,6 +34,7 @@ MONITORS: dict[str, type[Monitor]] = {
     "shift": Shift,
     "scarce": Scarce,
     "jump": Jump,
+    "overshoot": Overshoot,
     "frozen": Frozen,
     "stuck": Stuck,
     "forecast": ForecastMonitor,

@@ -88,7 +88,7 @@ _LADDER = {
     "ladder.scale_lr.factor": "By how much, at most tenfold.",
     "ladder.scale_lr.hold": _HOLD,
     "ladder.scale_lr.ramp": _RAMP,
-    "ladder.restore_lr": "Lowers the learning rate by as much as it has risen since the rollback's target.",
+    "ladder.restore_lr": "Lowers the learning rate by as much as it has risen.",
     "ladder.restore_lr.hold": _HOLD,
     "ladder.restore_lr.ramp": _RAMP,
     "ladder.set_lr": "Sets the learning rate, in place of its schedule.",

@@ -18,7 +18,10 @@ from .types import Action
 
 _ALONE = {"stop": "nothing comes after it", "trial": "what is to be tried goes into its arms"}
 _ARM = Name(re.compile(r"[A-Za-z0-9][\w.-]{0,63}").fullmatch, "a word of letters, digits, '-', '_' and '.'")
-_NO_SCHEDULE = "needs a rollback with data: skip or replay beside it, which takes the schedule back"
+_NO_RATE = (
+    "needs to know what the rate was: write a rollback with data: skip or replay beside it, which takes the "
+    "schedule back, or have 'when' read lr, as in lr.ratio > 1.2"
+)
 _TOO_LATE = "'when' may name only monitors that are judged before the step"
 
 
@@ -26,7 +29,8 @@ _TOO_LATE = "'when' may name only monitors that are judged before the step"
 class Allowed:
     """What the rule's surroundings allow: ``this``, ``skip_step``, ``rollback``; ``waits`` for a yes.
 
-    ``judge`` compiles a number of theirs, or tells its faults.
+    ``reads_lr``: its condition reads the learning rate. ``judge`` compiles a number of theirs, or tells its
+    faults.
     """
 
     this: bool
@@ -34,6 +38,7 @@ class Allowed:
     rollback: bool
     judge: Callable[[Node], Expression | None]
     waits: bool = False
+    reads_lr: bool = False
 
 
 class _Placed(NamedTuple):
@@ -70,7 +75,7 @@ def _read_actions(
     placed = [action for item in items if (action := _read_action(item, allowed, faults, in_arm))]
     for action in placed:
         _check_allowed(action, allowed, faults)
-    _check_together(placed, faults)
+    _check_together(placed, allowed, faults)
     return placed
 
 
@@ -150,7 +155,7 @@ def _check_allowed(placed: _Placed, allowed: Allowed, faults: list[Fault]) -> No
         faults.append(Fault(place, f"{action.name} needs snapshots, but snapshots.keep is 0"))
 
 
-def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
+def _check_together(rung: list[_Placed], allowed: Allowed, faults: list[Fault]) -> None:
     taken: set[str] = set()
     for place, action, _ in rung:
         if action.name in _ALONE and len(rung) > 1:
@@ -159,8 +164,8 @@ def _check_together(rung: list[_Placed], faults: list[Fault]) -> None:
             faults.append(Fault(place, f"{action.name} is not needed beside rollback, which undoes the step"))
         if priority_of(action.name) is Priority.SKIP and _saves(rung):
             faults.append(Fault(place, f"{action.name} cannot stand beside checkpoint: its tick is not over"))
-        if action.name == "restore_lr" and not _rewinds(rung):
-            faults.append(Fault(place, f"{action.name} {_NO_SCHEDULE}"))
+        if action.name == "restore_lr" and not (allowed.reads_lr or _rewinds(rung)):
+            faults.append(Fault(place, f"{action.name} {_NO_RATE}"))
         target = ACTIONS[action.name].target(action.params) or action.name
         if target in taken:
             what = "is here twice" if target == action.name else f"is the second action on {target}"

@@ -146,6 +146,7 @@ class _RuleReader:
             this=scope.foreach is not None,
             skip_step=before_step or when is None,
             waits=values.get("approve") is not None,
+            reads_lr=when is None or "lr" in when.signals,
             rollback=self._around.snapshots.keep > 0,
             judge=lambda node: self._expression(node, "judge", scope),
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...policies.actions import Data
 from ...policies.types import Decision
 from ..learning_rate import TARGET
 from ..overrides import Kind, Layer
 from ..run import Run
 from .effect import Effect, Refused
 
+_REWINDS = (Data.SKIP.value, Data.REPLAY.value)
 _HAS_RISEN = 1.1  # less would mend nothing
 
 
@@ -25,12 +27,15 @@ def set_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
 
 
 def restore_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
-    """After a rollback that took the schedule back: lower the rate by as much as it had risen since then.
+    """Lower the rate by as much as it has risen: since the target of a rollback that took the schedule back,
+    else above its level of late, which the rule's condition reads.
 
-    Whatever makes it rise comes again, but leads to the rate that did well before. Refused where it had not
-    risen, so that the next rung is taken.
+    After a rollback whatever makes it rise comes again, but leads to the rate that did well before. Refused
+    where it has not risen, so that the next rung is taken.
     """
     then, last = run.learning_rate.rates(run.clock.tick + 1)[0], run.learning_rate.effective
+    if not any(action.params.get("data") in _REWINDS for action in decision.actions):
+        then = decision.facts.get(TARGET, {}).get("level", last)
     if not last > _HAS_RISEN * then:
         raise Refused(f"the learning rate has not risen: {last:.4g} at the last update, {then:.4g} before")
     return _add(run, decision, Kind.SCALE, then / last, params)
