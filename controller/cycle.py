@@ -331,7 +331,10 @@ class Cycle:
         if self.run.clock.tick < SETTLED:
             self._pulled_at = autograd_sequence()
         self.recorder.examples += count_examples(batch)
-        if self._repeats is not None and (repeats := self._repeats.look(batch)) is not None:
+        if (
+            self._repeats is not None
+            and (repeats := self._repeats.look(batch, self.run.clock.branch)) is not None
+        ):
             self.recorder.log({REPEATS: repeats})
         if not self.recorder.micro_batches and not self._ahead:
             self._keeping.if_due(feed, begun=self._begun)

@@ -28,9 +28,11 @@ def restore_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effec
     """After a rollback that took the schedule back: lower the rate by as much as it had risen since then.
 
     Whatever makes it rise comes again, but leads to the rate that did well before. Refused where it had not
-    risen, so that the next rung is taken.
+    risen, or from 0, so that the next rung is taken.
     """
     then, last = run.learning_rate.rates(run.clock.tick + 1)[0], run.learning_rate.effective
+    if then == 0.0:
+        raise Refused("the learning rate was 0 before: to go back to that would end the learning")
     if not last > _HAS_RISEN * then:
         raise Refused(f"the learning rate has not risen: {last:.4g} at the last update, {then:.4g} before")
     return _add(run, decision, Kind.SCALE, then / last, params)
