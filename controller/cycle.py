@@ -331,11 +331,11 @@ class Cycle:
         if self.run.clock.tick < SETTLED:
             self._pulled_at = autograd_sequence()
         self.recorder.examples += count_examples(batch)
-        if (
-            self._repeats is not None
-            and (repeats := self._repeats.look(batch, self.run.clock.branch)) is not None
-        ):
-            self.recorder.log({REPEATS: repeats})
+        if self._repeats is not None:
+            if self.run.clock.branch != self._sample.branch:  # what is taken again after a rollback may repeat
+                self._repeats = Repeats()
+            if (repeats := self._repeats.look(batch)) is not None:
+                self.recorder.log({REPEATS: repeats})
         if not self.recorder.micro_batches and not self._ahead:
             self._keeping.if_due(feed, begun=self._begun)
 

@@ -81,8 +81,7 @@ class Outliers(ScaledMonitor):
     @property
     def on_edge(self) -> bool:
         """Whether the next measurement need only be beyond the threshold to alarm, as is not always so."""
-        recent = sum(age < self._before for age, _ in self._high)
-        return self._times > 1 and recent >= self._times - 1
+        return self._times > 1 and len(self._high) >= self._times - 1
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         high, before = self._high, self._before

@@ -16,8 +16,6 @@ class Stuck(SignalMonitor):
     far, and 0 with the first other batch, where the alarm still lasts: that is the moment to go back for what
     the loader has not given. The onset is the first repetition.
 
-    Before the first other batch it does not judge: who trains on one batch alone means to.
-
     Args:
         signal: the signal's name.
         times: repetitions in a row. Two batches of a kind a small data set may give by chance.
@@ -36,7 +34,7 @@ class Stuck(SignalMonitor):
 
     before_step = True
     false_alarms_per_100k = 0.0
-    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_times", "_since", "_varies")
+    _state: ClassVar[tuple[str, ...]] = (*SignalMonitor._state, "_times", "_since")
 
     def __init__(self, signal: str, *, times: int = 2, stale_after: int = STALE_AFTER) -> None:
         at_least("times", 1, times)
@@ -44,17 +42,8 @@ class Stuck(SignalMonitor):
         self.threshold = float(times)
         self._times = 0  # in a row, so far
         self._since: int | None = None
-        self._varies = False  # whether there has ever been another batch
-
-    @property
-    def on_edge(self) -> bool:
-        """Whether the next measurement need only be one more repetition to alarm."""
-        return self._varies and self._times >= self.threshold - 1
 
     def _take(self, tick: int, value: float) -> Reading:
-        self._varies = self._varies or value != 1.0
-        if not self._varies:
-            return Reading(Health.WARMUP, tick, value)
         if value == 1.0:  # so for all micro-batches, on all processes
             self._since = tick if self._times == 0 else self._since
             self._times += 1
@@ -72,3 +61,8 @@ class Stuck(SignalMonitor):
 
     def _forget(self) -> None:
         self._times, self._since = 0, None
+
+    @property
+    def on_edge(self) -> bool:
+        """Whether the next measurement need only be one more repetition to alarm."""
+        return self._times >= self.threshold - 1
