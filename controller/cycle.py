@@ -332,7 +332,7 @@ class Cycle:
             self._pulled_at = autograd_sequence()
         self.recorder.examples += count_examples(batch)
         if self._repeats is not None:
-            if self.run.clock.branch != self._sample.branch:  # what is taken again after a rollback may repeat
+            if self.run.clock.branch != self._sample.branch:  # what is taken again is no repetition
                 self._repeats = Repeats()
             if (repeats := self._repeats.look(batch)) is not None:
                 self.recorder.log({REPEATS: repeats})

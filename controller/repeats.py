@@ -12,7 +12,7 @@ from .fingerprint import tensors_of
 REPEATS = "repeats"
 
 _LOOKED_AT = 256
-"""Elements of a tensor, all over it, that are compared: batches that agree in those of all tensors are one."""
+"""Elements of a tensor, all over it, that are compared: batches that agree in all of those are one."""
 
 
 class Repeats:

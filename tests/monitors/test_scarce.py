@@ -2,54 +2,56 @@
 
 from __future__ import annotations
 
+from math import log
+
 import numpy as np
 import pytest
 
 from midcourse.monitors.bank import MonitorBank
+from midcourse.monitors.scarce import Scarce
 from midcourse.monitors.types import MonitorSpec, Reading, Sample
 
 AT = 600
-BATCH = 16
 
 
-def judged(seed: int, then: float, *, share: float = 0.25, n: int = 1200) -> list[Reading]:
+def judged(seed: int, then: float, *, batch: int = 16, share: float = 0.25, n: int = 1200) -> list[Reading]:
     """Readings where of a source ``then`` times as many examples come, from ``AT`` on, as are asked for."""
-    came = np.random.default_rng(seed).random((n, BATCH))
+    draws = np.random.default_rng(seed).random((n, batch))
     bank = MonitorBank([MonitorSpec("scarce", "scarce", {"signal": "supply/source=*"})])
     readings = []
     for tick in range(n):
-        count = (came[tick] < share * (then if tick >= AT else 1.0)).sum()
-        sample = Sample(tick, tick, 0, {"supply/source=code": count / BATCH / share})
-        readings.append(bank.update(sample)["scarce"]["code"])
+        came = int((draws[tick] < share * (then if tick >= AT else 1.0)).sum())
+        evidence = -0.7 * share * batch - log(0.3) * came
+        readings.append(bank.update(Sample(tick, tick, 0, {"supply/source=c": evidence}))["scarce"]["c"])
     return readings
 
 
-def alarms(readings: list[Reading]) -> list[Reading]:
-    return [reading for reading in readings if reading.bad]
-
-
+@pytest.mark.parametrize("batch", [4, 16, 256])
 @pytest.mark.parametrize("then", [0.0, 0.1])
-def test_a_source_of_which_next_to_nothing_comes_is_found_and_dated(then: float) -> None:
+def test_a_source_of_which_next_to_nothing_comes_is_found_and_dated(then: float, batch: int) -> None:
     for seed in range(5):
-        found = alarms(judged(seed, then))
+        found = [reading for reading in judged(seed, then, batch=batch) if reading.bad]
         assert found, "not found"
-        assert AT <= found[0].tick <= AT + 20
+        assert AT <= found[0].tick <= AT + 5 + 320 // batch, "twenty that should have come, or more"
         assert found[0].onset is not None
-        assert AT - 15 <= found[0].onset <= AT + 5
+        assert AT - 24 <= found[0].onset <= AT + 2
 
 
-def test_chance_is_no_scarcity_and_plenty_is_none() -> None:
-    for then in (1.0, 3.0):
-        assert sum(bool(alarms(judged(seed, then))) for seed in range(10)) <= 1
+@pytest.mark.parametrize("batch", [4, 16, 256])
+def test_chance_is_no_scarcity_and_plenty_is_none(batch: int) -> None:
+    assert not [
+        r for then in (1.0, 3.0) for seed in range(5) for r in judged(seed, then, batch=batch) if r.bad
+    ]
 
 
-def test_it_ends_where_the_source_comes_again() -> None:
-    came = [1.0, 0.9, 1.1, 1.0] * 100 + [0.0] * 20 + [1.0, 0.9, 1.1, 1.0] * 30
-    bank = MonitorBank([MonitorSpec("scarce", "scarce", {"signal": "supply/source=code"})])
-    bad = []
-    for tick, supply in enumerate(came):
-        reading = bank.update(Sample(tick, tick, 0, {"supply/source=code": supply}))["scarce"][""]
-        bad += [tick] if reading.bad else []
-    assert bad[0] in range(400, 408)
-    assert 419 in bad
-    assert bad[-1] < 450
+def test_no_measurement_alarms_alone_and_the_alarm_ends_where_the_source_comes_again() -> None:
+    scarce = Scarce("supply/source=c")
+    evidence = [1.0, 1.0, -1e9, 1.0, -8.0, -8.0, -8.0, *[2.0] * 30]
+    readings = [
+        scarce.update(Sample(tick, tick, 0, {"supply/source=c": e})) for tick, e in enumerate(evidence)
+    ]
+    bad = [reading.tick for reading in readings if reading.bad]
+    assert bad[0] == 5, "7 are left of the first 8; 15 are not enough, 23 are"
+    assert readings[5].onset == 2
+    assert 6 in bad
+    assert bad[-1] < 30
