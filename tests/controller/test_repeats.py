@@ -48,7 +48,7 @@ def measured(run: Path) -> dict[int, float]:
 def test_a_stuck_loader_is_measured_though_the_numbers_of_its_examples_go_on(tmp_path: Path) -> None:
     trace = train(tmp_path, READS, stream=Sticking, epochs=1)
     stuck = {batch + 1: 1.0 for batch in STUCK}
-    assert measured(tmp_path) == {tick: 0.0 for tick in range(2, BATCHES + 1)} | stuck
+    assert measured(tmp_path) == dict.fromkeys(range(2, BATCHES + 1), 0.0) | stuck
     assert trace.matches(train(stream=Sticking, epochs=1))
 
 
