@@ -313,8 +313,11 @@ class Cycle:
         if run.clock.tick < SETTLED:
             self._pulled_at = autograd_sequence()
         recorder.examples += count_examples(batch)
-        if self._repeats is not None and (repeats := self._repeats.look(batch)) is not None:
-            recorder.log({REPEATS: repeats})
+        if self._repeats is not None:
+            if run.clock.branch != self._sample.branch:  # what is taken again is no repetition
+                self._repeats = Repeats()
+            if (repeats := self._repeats.look(batch)) is not None:
+                recorder.log({REPEATS: repeats})
         if not recorder.micro_batches and not self._ahead:
             self._keeping.if_due(feed, begun=self._begun)
 

@@ -42,8 +42,6 @@ class Mix:
     """
 
     def __init__(self, mixture: Mixture, feed: Feed, layers: Layers) -> None:
-        self.planned: Shares = {}
-        """The shares of which the newest batch was drawn, as far as they have been told."""
         self.regulated: Shares = {}
         """Shares that regulators set in place of the author's own: the lowest layer, below the overrides."""
         self.mixture = mixture
@@ -92,9 +90,12 @@ class Mix:
         if weights == self._told:
             return None
         self._told = weights
-        total = sum(weights.values())
-        self.planned = {name: weight / total for name, weight in weights.items()}
-        return self.planned
+        return _shares(weights)
+
+    @property
+    def planned(self) -> Shares:
+        """The shares of which the newest batch was drawn, summing to 1."""
+        return _shares(self._mixture.weights_at(self._feed.draw - 1))
 
     def wanted(self, tick: int) -> dict[str, float]:
         """The weights that regulators and overrides ask for at this tick."""
@@ -187,3 +188,8 @@ class Mix:
         loader = self._feed.loader
         batches = (loader.num_workers or 0) * (loader.prefetch_factor or 0) + 2
         return int(batches) * self._feed.draws_per_batch
+
+
+def _shares(weights: Mapping[str, float]) -> dict[str, float]:
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}

@@ -224,7 +224,6 @@ class Orders:
         What it decides on other grounds (an alarm that lasts, say) waits for the next batch request.
         """
         signals, before = sample.signals, self._before
-        self._before = signals
         watched, self._watched = self._watched, False
         leaps = any(
             abs(signals.get(name, 0.0)) > _LEAP * abs(before.get(name, math.inf))
@@ -237,7 +236,10 @@ class Orders:
             or not all(map(math.isfinite, signals.values()))
         ):
             shared: Decision | None = self._run.ranks.share(decision)
+            if shared is None:  # else the next one is held against this one's predecessor too
+                self._before = signals
             return shared
+        self._before = signals
         self._hold(decision)
         return None
 

@@ -15,7 +15,7 @@ REPEATS = "repeats"
 _REMEMBERED = 8  # batches
 
 _LOOKED_AT = 256
-"""Elements at a tensor's start that are compared: two batches that agree in those of all tensors are one."""
+"""Elements of a tensor, all over it, that are compared: batches that agree in all of those are one."""
 
 
 class Repeats:
@@ -42,4 +42,6 @@ class Repeats:
 
 
 def _start(tensor: torch.Tensor) -> bytes:
-    return tensor.reshape(-1)[:_LOOKED_AT].view(torch.uint8).numpy().tobytes()
+    flat = tensor.reshape(-1)  # a column, say, is still a view with a stride
+    spread = flat[:: flat.numel() // _LOOKED_AT | 1]  # odd, so that it falls into all columns of a picture
+    return spread.contiguous().view(torch.uint8).numpy().tobytes()

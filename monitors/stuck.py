@@ -75,3 +75,8 @@ class Stuck(SignalMonitor):
 
     def _forget(self) -> None:
         self._times, self._since = 0, None
+
+    @property
+    def on_edge(self) -> bool:
+        """Whether the next measurement need only be one more repetition to alarm."""
+        return self._times >= self.threshold - 1

@@ -28,6 +28,8 @@ from .phases import Machine, is_last_resort, note, only_skips
 from .types import Action, Decision, Disposition, Phase, Reply, Turn
 from .verification import OpenVerdicts
 
+NONE_YET = (-1, "", False)
+
 
 @dataclass(slots=True)
 class Now:
@@ -49,7 +51,7 @@ class Arbiter:
 
     ``mode`` is OBSERVE when nothing may act, ``off`` the kill switch. ``amendments`` are what a fork decides
     otherwise, and no part of the state. ``in_flight`` is the act whose outcome has not come, ``last_act`` the
-    tick at which the last one was let go, and whose.
+    tick at which the last one was let go, whose, and whether it only skipped a step.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Arbiter:
         self.guardrails = Guardrails(policy, machines, verdicts.__contains__)
         self.questions = Questions()
         self.in_flight: Decision | None = None
-        self.last_act = (-1, "")
+        self.last_act = NONE_YET
         self._lateness = lateness
         self._verdicts = verdicts
 
@@ -100,12 +102,12 @@ class Arbiter:
         if objection := self.guardrails.objection(machine, actions, tick):
             self._suppress(machine, rung, objection, now)
             return True
-        if not self._observes(machine, tick) and not self._rival(tick):
+        if not self._observes(machine, tick) and not self._rival(machine, tick):
             self._keep_limits(actions, now)
         return self._waits_for_a_rival(machine, rung, now)
 
     def _waits_for_a_rival(self, machine: Machine, rung: int, now: Now) -> bool:
-        rival = self._rival(now.sample.tick)
+        rival = self._rival(machine, now.sample.tick)
         if rival:
             self._suppress(machine, rung, f"{rival} goes first", now)
         return bool(rival)
@@ -189,12 +191,17 @@ class Arbiter:
             return True
         return self.amendments.withholds(rule.name, machine.label, tick)
 
-    def _rival(self, tick: int) -> str:
-        """Whose act keeps all others from acting now; empty if nobody's."""
+    def _rival(self, machine: Machine, tick: int) -> str:
+        """Whose act keeps a rule from acting now; empty if nobody's.
+
+        A skipped step is over before its tick is. It still comes first where the rule's condition began to
+        hold with that very step: a lone bad one is dealt with.
+        """
         if self.in_flight is not None:
             return self.in_flight.rule
-        last_tick, rule = self.last_act
-        return rule if last_tick == tick else ""
+        last_tick, rule, skipped = self.last_act
+        free = last_tick != tick or (skipped and machine.pending_from < tick)
+        return "" if free else rule
 
     def _fly(self, decision: Decision, now: Now) -> None:
         self.in_flight = decision
@@ -202,8 +209,7 @@ class Arbiter:
         now.turn.decisions.append(decision)
 
     def _acted(self, tick: int, rule: str, actions: tuple[Action, ...]) -> None:
-        """Nobody else acts at this tick, unless a step was skipped: that is over before its tick is."""
-        self.last_act = (tick, "" if only_skips(actions) else rule)
+        self.last_act = (tick, rule, only_skips(actions))
 
     def _suppress(self, machine: Machine, rung: int, why: str, now: Now) -> None:
         """Record, once, why a rule that fires does not act."""
@@ -240,7 +246,8 @@ class Arbiter:
         """Take over a state, but for what it says of rules that ``rule_of`` does not find."""
         # What may be missing was not there in checkpoints of earlier versions.
         self.mode, self.off = Mode(state["mode"]), state.get("off", False)
-        self.last_act = (state["last_act"][0], state["last_act"][1])
+        tick, rule, skipped = state["last_act"]
+        self.last_act = (tick, rule, skipped)
         if self.limiter is not None and state["limits"] is not None:
             self.limiter.ledger.load_state_dict(state["limits"])
         flying = state["in_flight"]

@@ -23,7 +23,7 @@ from typing import Any
 from ..monitors.types import Sample
 from .actions import GO_BACK
 from .amendments import Amendments
-from .arbiter import Arbiter, Now
+from .arbiter import NONE_YET, Arbiter, Now
 from .evidence import measured_now
 from .expressions import Readings
 from .lanes import Lane, Lanes
@@ -244,7 +244,7 @@ class Engine:
             self._arbiter.off = told is Command.OFF
         elif told is Command.RESUME:
             self._arbiter.in_flight = None
-            self._arbiter.last_act = (-1, "")
+            self._arbiter.last_act = NONE_YET
             self._judged_tick = -1
             self._rewind(tick, turn)
         else:

@@ -31,11 +31,13 @@ def restore_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effec
     else above its level of late, which the rule's condition reads.
 
     After a rollback whatever makes it rise comes again, but leads to the rate that did well before. Refused
-    where it has not risen, so that the next rung is taken.
+    where it has not risen, or from 0, so that the next rung is taken.
     """
     then, last = run.learning_rate.rates(run.clock.tick + 1)[0], run.learning_rate.effective
     if not any(action.params.get("data") in _REWINDS for action in decision.actions):
         then = decision.facts.get(TARGET, {}).get("level", last)
+    if then == 0.0:
+        raise Refused("the learning rate was 0 before: to go back to that would end the learning")
     if not last > _HAS_RISEN * then:
         raise Refused(f"the learning rate has not risen: {last:.4g} at the last update, {then:.4g} before")
     return _add(run, decision, Kind.SCALE, then / last, params)

@@ -12,7 +12,7 @@ from midcourse.controller.journal.reader import JournalReader
 from midcourse.monitors.types import Sample
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.replay import Event, replay
-from midcourse.policies.types import Outcome
+from midcourse.policies.types import Disposition, Outcome, Status
 
 POLICY = """
 version: 1
@@ -61,6 +61,28 @@ def test_a_journal_replayed_gives_its_own_decisions(tmp_path: Path) -> None:
     assert verdicts
     assert again.decisions == list(decisions)
     assert again.verdicts == list(verdicts)
+
+
+def test_a_skip_and_a_rollback_at_one_tick_are_told_in_their_order(tmp_path: Path) -> None:
+    def spoil(tick: int, loss: torch.Tensor) -> torch.Tensor:
+        return loss * float("nan") if tick in (30, 31) else loss
+
+    policy = POLICY.replace("steps: 500", "steps: 12")
+    trace = train(tmp_path, policy, triggers={30: 1.0, 31: 1.0}, spoil=spoil, mixture=True)
+    with JournalReader(tmp_path) as journal:
+        told, outcomes = journal.decisions(), journal.outcomes()
+        again = replay(parse_policy(policy), list(events(journal)))
+    decisions = [decision for decision in told if decision.rule != "off-course"]  # that only watches
+    assert [d.id for d in decisions] == ["bad-step@30", "back@30", "bad-step@31", "back@31"]
+    assert [d.disposition for d in decisions] == [
+        *(Disposition.ACT, Disposition.SUPPRESSED, Disposition.ACT, Disposition.ACT),
+    ]
+    assert decisions[1].reason == "bad-step goes first"
+    assert [outcome.decision_id for outcome in outcomes] == ["bad-step@30", "bad-step@31", "back@31"]
+    assert {outcome.status for outcome in outcomes} == {Status.APPLIED}
+    assert outcomes[2].details["rollback"]["target_tick"] == 15
+    assert again.decisions == list(told)
+    assert trace.matches(train(mixture=True)), "all was taken again, and nothing was skipped then"
 
 
 def events(journal: JournalReader) -> Iterator[Event]:

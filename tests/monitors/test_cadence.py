@@ -36,7 +36,7 @@ def test_a_step_is_found_in_as_many_measurements_at_every_cadence(every: int) ->
     assert found[0] - at <= 8
     assert found[1] is not None
     assert at - 10 <= found[1] // every <= at
-    assert bank.lateness("rise") == every * SustainedRise.lateness
+    assert bank.lateness("rise") == every * SustainedRise.lateness + every - 1
 
 
 def test_a_signal_that_is_no_longer_measured_is_stale_by_its_own_cadence() -> None:

@@ -27,7 +27,7 @@ from midcourse.monitors.sustained_rise import SustainedRise
 from midcourse.monitors.too_good import TooGood
 from midcourse.monitors.types import Health, MonitorSpec, ParameterError, Reading, Sample
 
-ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline", "frozen")]
+ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline", "frozen", "stuck", "scarce")]
 
 
 def monitor(kind: str, **params: Any) -> Any:
@@ -271,6 +271,14 @@ def test_updates_of_exactly_zero_are_frozen_if_more_than_one_follows_another() -
         ("adwin", {"rise": -1}, "rise"),
         ("page_hinkley", {"threshold": -1}, "threshold"),
         ("baseline", {"window": 0}, "window"),
+        ("outliers", {"threshold": 0}, "threshold"),
+        ("outliers", {"times": 0}, "times"),
+        ("outliers", {"times": 5}, "of"),
+        ("outliers", {"signal": "loss/source=*"}, "signal"),
+        ("stuck", {"times": 0}, "times"),
+        ("stuck", {"warm_up": -1}, "warm_up"),
+        ("scarce", {"threshold": 0}, "threshold"),
+        ("scarce", {"clip": 20}, "clip"),
     ],
 )
 def test_a_parameter_out_of_range_is_named(kind: str, params: dict[str, Any], parameter: str) -> None:

@@ -99,11 +99,13 @@ class ReferenceEngine:
                 wishes.append((1 if rung is None else -RANK[story.plan.ladder[rung]], place, rung))
         decisions: list[tuple[str, str, str]] = []
         actor: tuple[Story, int] | None = None
-        busy = False
+        busy = skipped = False
         for _, place, rung in sorted(wishes, key=lambda wish: wish[:2]):
             story = self.stories[place]
             action = "" if rung is None else story.plan.ladder[rung]
-            if busy or (rung is not None and self.held_back(story, action, tick)):
+            if busy or (skipped and story.began == tick):
+                continue
+            if rung is not None and self.held_back(story, action, tick):
                 continue
             if (
                 action in CORRECTIONS
@@ -125,6 +127,7 @@ class ReferenceEngine:
                 story.phase = "exhausted"
             elif self.watches or story.plan.observe:
                 busy = self.watches and action != "skip_step"
+                skipped = skipped or action == "skip_step"
                 self.lapse(story)
                 decisions.append((story.plan.name, "observe", action))
                 self.take(story, rung, tick)

@@ -97,12 +97,50 @@ def test_an_act_in_flight_blocks_all_others_until_its_outcome_is_recorded() -> N
 
 
 def test_at_most_one_act_a_tick_though_the_first_was_recorded_at_once() -> None:
-    run = Run(
-        policy(rule("skip", "guard.bad", "skip_step", before_step=True), rule("lr", "a.bad", "scale_lr"))
-    )
+    first = rule("first", "guard.bad", "rollback", before_step=True)
+    run = Run(policy(first, rule("lr", "a.bad", "scale_lr")))
     turn = run.step("guard", "a")
-    assert acts(turn) == ["skip_step"]
-    assert suppressed(turn) == [("lr", "skip goes first")]
+    assert acts(turn) == ["rollback"]
+    assert suppressed(turn) == [("lr", "first goes first")]
+
+
+def test_a_lone_step_that_is_skipped_is_dealt_with() -> None:
+    skip = rule("skip", "guard.bad", "skip_step", before_step=True)
+    run = Run(policy(skip, rule("back", "a.bad", "rollback")))
+    for _ in range(3):
+        assert acts(run.step("guard", "a")) == ["skip_step"]
+        assert acts(run.step()) == []
+    assert suppressed(run.said) == [("back", "skip goes first")], "said once"
+    assert acts(run.step("a")) == ["rollback"], "of a tick at which nothing was skipped"
+
+
+def test_a_skipped_step_is_over_before_its_tick_is_so_a_rule_that_fires_longer_may_act_after_it() -> None:
+    skip = rule("skip", "guard.bad", "skip_step", before_step=True, budget=Budget(acts=2, per=100))
+    back = rule("back", "a.bad", "rollback", budget=Budget(acts=1, per=100))
+    others = [rule("lr", "a.bad", "scale_lr"), rule("skip-late", "a.bad", "skip_step")]
+    run = Run(policy(skip, back, *others))
+    assert acts(run.step("guard", "a")) == ["skip_step"]
+    turn = run.step("guard", "a")
+    assert acts(turn) == ["skip_step", "rollback"], "in this order"
+    assert [decision.id for decision in turn.decisions[:2]] == ["skip@1", "back@1"]
+    assert suppressed(turn) == [("skip-late", "back goes first"), ("lr", "back goes first")]
+    run.steps(2)
+    assert acts(run.steps(3, "guard")) == [], "it has paid for both"
+    assert run.phase("skip") == "exhausted"
+    assert "rollback" not in acts(run.steps(3, "a")), "and the other for its own"
+
+
+def test_a_rule_that_waited_for_measurements_acts_at_a_skip_as_soon_as_it_has_them() -> None:
+    skip = rule("skip", "guard.bad", "skip_step", before_step=True)
+    run = Run(policy(skip, rule("back", "a.bad", "rollback", for_measurements=3)))
+    assert acts(run.steps(3, "guard", "a")) == ["skip_step"] * 3 + ["rollback"]
+
+
+def test_a_skip_of_unknown_end_keeps_all_others_from_acting() -> None:
+    skip = rule("skip", "guard.bad", "skip_step", before_step=True)
+    run = Run(policy(skip, rule("back", "a.bad", "rollback")), status=None)
+    assert acts(run.step("guard", "a")) == ["skip_step"]
+    assert suppressed(run.said) == [("back", "skip goes first")]
 
 
 def test_a_measurement_before_the_step_is_counted_once() -> None:
@@ -211,13 +249,22 @@ def test_an_observed_act_is_recorded_once_an_episode_and_climbs_no_ladder() -> N
     assert turn.verdicts == []
 
 
-def test_in_observe_mode_too_one_rule_a_tick_goes_first() -> None:
+def test_in_observe_mode_too_another_may_follow_a_skip() -> None:
     plan = policy(rule("lr", "a.bad", "scale_lr"), rule("skip", "a.bad", "skip_step"))
     run = Run(plan)
     run.engine.command("observe", 0)
+    assert observed(run.step("a")) == ["skip_step"]
+    assert suppressed(run.said) == [("lr", "skip goes first")]
+    run.step()
+    assert observed(run.steps(2, "a")) == ["skip_step"] * 2 + ["scale_lr"], "as it would have been"
+
+
+def test_in_observe_mode_too_one_rule_a_tick_goes_first() -> None:
+    run = Run(policy(rule("lr", "a.bad", "scale_lr"), rule("back", "a.bad", "rollback")))
+    run.engine.command("observe", 0)
     turn = run.step("a")
-    assert observed(turn) == ["skip_step"]
-    assert suppressed(turn) == [("lr", "skip goes first")]
+    assert observed(turn) == ["rollback"]
+    assert suppressed(turn) == [("lr", "back goes first")]
 
 
 def test_one_rule_may_observe_while_others_act() -> None:

@@ -15,7 +15,7 @@ from reference_engine import CORRECTIONS, Plan, ReferenceEngine
 
 from midcourse.policies import phases
 from midcourse.policies.model import Approval, Budget, LimitResponse, Limits, Mode, Policy, Quiet
-from midcourse.policies.types import Decision, Disposition, Outcome, Reply, Status, Turn
+from midcourse.policies.types import Decision, Disposition, Reply, Status, Turn
 
 QUIET_TICKS = 12
 """Instead of a thousand: short episodes then meet the end of a quiet period from both sides."""
@@ -257,23 +257,3 @@ def test_the_same_samples_outcomes_and_commands_give_the_same_decisions(
         second.step(*bad)
     assert first.said == second.said
     assert first.engine.state_dict() == second.engine.state_dict()
-
-
-def test_an_outcome_of_a_step_judged_early_may_come_before_or_after_the_tick() -> None:
-    """A skip is done between the two calls of a tick, but a journal tells it after the sample."""
-    plan = policy(
-        rule("skip", "guard.bad", "skip_step", before_step=True, budget=Budget(2, 100)),
-        rule("lr", "a.bad", "scale_lr", "stop", cooldown=5),
-    )
-    early, late = Run(plan), Run(plan, status=None)
-    for tick in range(30):
-        bad = [name for name, every in (("guard", 3), ("a", 2)) if tick % every == 0]
-        early.step(*bad)
-        for decision in late.step(*bad).decisions:
-            if decision.disposition is Disposition.ACT:
-                late.said.extend(late.engine.record(Outcome(decision.id, Status.APPLIED, tick)))
-    assert early.said.decisions == late.said.decisions
-    for name in ("skip", "lr"):
-        assert [c for c in early.said.phases if c.rule == name] == [
-            c for c in late.said.phases if c.rule == name
-        ]

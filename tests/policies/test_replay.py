@@ -68,8 +68,8 @@ class Live:
             code = 2 + noise.gauss(0, 0.1) + 2 * (600 <= tick < 640)
             signals = {"loss": float("nan") if tick % 97 == 96 else loss, "loss/source=code": code}
             sample = Sample(tick, tick, 0, signals)
-            self.events.append(sample)
             self.take(self.engine.judge_step(sample, self.bank.judge_step(sample)), tick)
+            self.events.append(sample)
             self.take(self.engine.tick(sample, self.bank.update(sample)), tick)
             if tick == 1000:
                 self.said.extend(self.engine.command("observe", tick))
@@ -106,6 +106,52 @@ def test_a_run_replayed_decides_the_same() -> None:
     again = replay(policy, events)
     assert again.decisions == said.decisions
     assert again.verdicts == said.verdicts
+
+
+SKIPS = """
+version: 1
+monitors:
+  guard: {type: guard}
+rules:
+  - name: bad-step
+    when: guard.bad
+    budget: {acts: 2, per: 100}
+    ladder: [[skip_step: {}]]
+  - name: hot
+    when: heat.value > 0.5
+    for: 2
+    budget: {acts: 3, per: 100}
+    ladder: [[scale_lr: {factor: 0.5}]]
+signals: [heat]
+"""
+
+
+def test_what_another_rule_did_at_the_tick_of_a_skip_it_does_again() -> None:
+    """A skip's outcome is written before the sample of its tick: between the two, as it was live."""
+    policy = parse_policy(SKIPS)
+    bank = MonitorBank(policy.monitors, policy.baselines)
+    engine = Engine(policy, bank.lateness)
+    said, events = Turn(), list[Event]()
+
+    def take(turn: Turn, tick: int) -> None:
+        said.extend(turn)
+        for decision in turn.decisions:
+            if decision.disposition is Disposition.ACT:
+                events.append(Outcome(decision.id, Status.APPLIED, tick))
+                said.extend(engine.record(Outcome(decision.id, Status.APPLIED, tick)))
+
+    for tick in range(10):
+        bad = tick in (3, 6, 8)
+        signals = {"loss": float("nan") if bad else 2.0, "heat": float(tick in (2, 3, 5, 6))}
+        sample = Sample(tick, tick, 0, signals)
+        take(engine.judge_step(sample, bank.judge_step(sample)), tick)
+        events.append(sample)
+        take(engine.tick(sample, bank.update(sample)), tick)
+    acts = [decision.id for decision in said.decisions if decision.disposition is Disposition.ACT]
+    assert acts == ["bad-step@3", "hot@3", "bad-step@6", "hot@6"]
+    again = replay(policy, events)
+    assert again.decisions == said.decisions
+    assert again.phases == said.phases
 
 
 def test_another_policy_can_be_tried_on_an_old_run() -> None:
