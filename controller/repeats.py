@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 from zlib import crc32
 
@@ -14,6 +15,9 @@ REPEATS = "repeats"
 
 _REMEMBERED = 8  # batches
 
+_NUMPY_KNOWS = frozenset(
+    getattr(torch, name) for name in "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()
+)
 _LOOKED_AT = 256
 """Elements of a tensor, all over it, that are compared: batches that agree in all of those are one."""
 
@@ -31,17 +35,25 @@ class Repeats:
 
     def look(self, batch: Any) -> float | None:
         """1 for a batch that has just been there, 0 for another one; None where that cannot be told."""
-        tensors = [
-            tensor for tensor in tensors_of(batch) if tensor.device.type == "cpu" and not tensor.is_sparse
-        ]
-        most = max((tensor.numel() for tensor in tensors), default=0)
-        now = [crc32(_start(tensor)) for tensor in tensors if 2 * tensor.numel() >= most]
+        found: list[torch.Tensor] = []
+        most = 0
+        # By its values where it is as flat as most are: a generator for each would cost more than the rest.
+        flat = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list) else None
+        for tensor in tensors_of(batch) if flat is None else flat:
+            if type(tensor) is not torch.Tensor:
+                found += [each for each in tensors_of(tensor) if each.is_cpu and each.layout is torch.strided]
+            elif tensor.is_cpu and tensor.layout is torch.strided:
+                found.append(tensor)
+        for tensor in found:
+            most = max(most, tensor.numel())
+        now = []
+        for tensor in found:
+            if most and 2 * tensor.numel() >= most:
+                if tensor.dtype not in _NUMPY_KNOWS or tensor.requires_grad:
+                    tensor = tensor.detach().contiguous().view(torch.uint8)
+                values = tensor.numpy()
+                # An odd stride, so that it falls into all columns of a picture.
+                now.append(crc32(values.reshape(-1)[:: values.size // _LOOKED_AT | 1].tobytes()))
         known, first = now in self._last, not self._last
         self._last.append(now)
         return None if first or not most else float(known)
-
-
-def _start(tensor: torch.Tensor) -> bytes:
-    flat = tensor.reshape(-1)  # a column, say, is still a view with a stride
-    spread = flat[:: flat.numel() // _LOOKED_AT | 1]  # odd, so that it falls into all columns of a picture
-    return spread.contiguous().view(torch.uint8).numpy().tobytes()
