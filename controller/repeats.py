@@ -15,9 +15,9 @@ REPEATS = "repeats"
 
 _REMEMBERED = 8  # batches
 
-_NUMPY_KNOWS = frozenset(
-    getattr(torch, name) for name in "bool uint8 int8 int16 int32 int64 float16 float32 float64".split()
-)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_NUMPY_KNOWS = frozenset((torch.bool, *_INTEGERS, torch.float16, torch.float32, torch.float64))
+
 _LOOKED_AT = 256
 """Elements of a tensor, all over it, that are compared: batches that agree in all of those are one."""
 
