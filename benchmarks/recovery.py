@@ -25,7 +25,7 @@ What is counted:
 - **Recovered** is (none - arm) / (none - hindsight), summed over the seeds, and the same to the oracle. Where
   that gap is below three standard deviations of the clean run between seeds there is nothing to recover, and
   only "not worse" is judged: **worse** is a run that ended more than three of them above no control. With few
-  seeds that deviation is itself uncertain; the JSON holds it.
+  seeds that deviation is itself uncertain; the JSON holds it. **median** is that of the seeds' own shares.
 - **Alarm** and **act** are the steps from the first faulty one to the first alarm that a rule reads, and to
   the first act that was applied; in brackets in how many runs. Clipping all the time is no act.
 - **Lost** are updates that were taken back or left out, **more steps** those made beyond the run's 800;
@@ -53,7 +53,7 @@ from recovery_arms import NONE, PEERS, ZCLIP_PACKAGE
 from recovery_faults import CLEAN, FAULTS
 from recovery_midcourse import sequences
 from recovery_run import CLIPPED, HINDSIGHT, MIDCOURSE, Task, run
-from recovery_table import ORACLE, Results, judge, key, tables
+from recovery_table import ORACLE, Results, judge, key, summary, tables
 from recovery_worlds import STEPS, WORLDS, world
 
 ARMS = (NONE, HINDSIGHT, *(arm for arm in PEERS if arm != NONE), MIDCOURSE)
@@ -172,7 +172,7 @@ def report(result: Mapping[str, Any]) -> str:
     ]
     if chosen := [f"{c['world']} {c['fault']}: {_bare(c['chosen'])}" for c in result["hindsight"]]:
         lines.append("In hindsight: " + "; ".join(chosen))
-    return "\n\n".join([*lines, tables(result["cells"])])
+    return "\n\n".join([*lines, summary(result["cells"]), tables(result["cells"])])
 
 
 def _bare(arm: str) -> str:

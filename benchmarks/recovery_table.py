@@ -8,7 +8,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
-from recovery_arms import NONE
+from recovery_arms import NONE, PEERS
 from recovery_faults import CLEAN, FAULTS, START
 from recovery_run import CLIPPED, HINDSIGHT, MIDCOURSE
 
@@ -110,6 +110,7 @@ def judge(results: Results, world: str, fault: str, arm: str, best: str | None) 
         pairs = [(better[seed], gaps[seed]) for seed in gaps]
         cell[f"gap_{limit}"] = mean(gaps.values()) if gaps else None
         cell[f"recovered_{limit}"] = _ratio(pairs) if open_ else None
+        cell[f"median_{limit}"] = median(gain / gap for gain, gap in pairs) if open_ else None
     return cell
 
 
@@ -152,6 +153,31 @@ def tables(cells: Sequence[Mapping[str, Any]]) -> str:
         if healthy:
             parts += [f"### {world}: nothing is wrong", _controls(healthy)]
     return "\n\n".join(parts)
+
+
+def summary(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: the baseline policy and the best of the others, fault by fault, and what it costs."""
+    by = {(cell["world"], cell["fault"], cell["arm"]): cell for cell in cells if cell["seeds"]}
+    peers = [arm for arm in PEERS if arm != NONE]
+    rows = [["fault", "gap", MIDCOURSE, "median", "act after", "more steps", "best of the others"]]
+    for (world, fault, arm), own in by.items():
+        if arm != MIDCOURSE or FAULTS[fault].healthy or own[f"gap_{HINDSIGHT}"] is None:
+            continue
+        others = [by[world, fault, peer] for peer in peers if (world, fault, peer) in by]
+        best = max(others, key=lambda cell: cell["better"]["value"], default=None)
+        middle, delay = own[f"median_{HINDSIGHT}"], own["acts_delay"]
+        rows.append(
+            [
+                f"{world}: {FAULTS[fault].about}",
+                f"{own[f'gap_{HINDSIGHT}']:.3f}",
+                _share(own),
+                "" if middle is None else f"{100 * middle:.0f} %",
+                "" if delay is None else f"{delay:g}",
+                f"{100 * own['overhead']:+.0f} %",
+                "" if best is None else f"{best['arm']}: {_share(best)}",
+            ]
+        )
+    return markdown(rows) if len(rows) > 1 else ""
 
 
 def _shares(cells: Sequence[Mapping[str, Any]]) -> str:
