@@ -33,7 +33,7 @@ class Overshoot(SignalMonitor):
     >>> rates = [1.0, 2.0, 1.5, 1.0, 2.0, 3.0, 3.1, 2.0]
     >>> readings = [overshoot.update(Sample(tick, tick, 0, {"lr": rate})) for tick, rate in enumerate(rates)]
     >>> [(reading.tick, reading.score, reading.onset) for reading in readings if reading.bad]
-    [(6, 1.55, 4)]
+    [(5, 1.5, 4), (6, 1.55, 4)]
     """
 
     looks = Way.UP
@@ -43,7 +43,7 @@ class Overshoot(SignalMonitor):
         *("_highest", "_fallen", "_lowest", "_lowest_at", "_known"),
     )
 
-    def __init__(self, signal: str, *, factor: float = 1.5, stale_after: int = STALE_AFTER) -> None:
+    def __init__(self, signal: str, *, factor: float = 1.25, stale_after: int = STALE_AFTER) -> None:
         if not 1 < factor < 1e6:
             raise ParameterError("factor", f"factor must be above 1, got {factor}")
         super().__init__(signal, stale_after)
