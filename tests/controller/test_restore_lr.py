@@ -73,6 +73,29 @@ def test_so_it_is_where_the_guilty_data_are_left_out(tmp_path: Path) -> None:
     assert samples[-1].signals["lr"] == RATE
 
 
+OF_LATE = """
+version: 1
+rules:
+  - name: too-hot
+    when: lr.ratio > 2
+    ladder: [[restore_lr: {}]]
+"""
+
+
+def test_without_a_rollback_it_is_its_level_of_late_that_counts(tmp_path: Path) -> None:
+    train(
+        tmp_path,
+        OF_LATE,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE),
+        schedule=lambda o: LambdaLR(o, jumps),
+    )
+    (decision,), (outcome,), samples = told(tmp_path)
+    assert outcome.status is Status.APPLIED
+    rates = {sample.tick: sample.signals["lr"] for sample in samples}
+    assert rates[decision.tick] == RISE * RATE
+    assert {rate for tick, rate in rates.items() if tick != decision.tick} == {RATE}
+
+
 NOT_RISEN: dict[str, tuple[Schedule, str]] = {
     "constant": (lambda step: 1.0, "the learning rate has not risen"),
     "falling": (lambda step: 0.9**step, "the learning rate has not risen"),
