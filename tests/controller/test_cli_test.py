@@ -23,12 +23,12 @@ POLICIES = [path for path in sorted(CONFIGS.glob("*.yaml")) if "\nversion:" in p
 BLOW_UP = """policy: baseline
 tests:
   - name: a blow-up is taken back
-    series: {loss: "2x299 9x7 2x499"}
-    noise: 0.02
+    series: {loss: "2x299 2.3x7 2x499", lr: "0.001x299 0.01x507"}
+    noise: {loss: 0.02}
     decisions:
-      - {tick: 309, rule: off-course, rung: 0, actions: [rollback]}
+      - {tick: 308, rule: too-hot, rung: 0, actions: [rollback, restore_lr]}
     verdicts:
-      - {rule: off-course, result: helped}
+      - {rule: too-hot, result: helped}
   - name: a spike is left alone
     series: {loss: "2x299 9 2x99"}
     noise: 0.02
@@ -88,31 +88,30 @@ def test_a_file_whose_tests_pass(tmp_path: Path) -> None:
 
 def test_what_differs_is_told_with_its_line_and_its_evidence(tmp_path: Path) -> None:
     changed = (
-        BLOW_UP.replace("tick: 309", "tick: 305")
+        BLOW_UP.replace("tick: 308", "tick: 305")
         .replace("result: helped", "result: helped}\n      - {tick: 700, rule: bad-step, result: helped")
-        .replace("decisions: []", "decisions: [{rule: bad-step, actions: [skip_step]}]")
-        .replace('"2x299 9 2x99"', '"2x299 9x20"')
+        .replace("decisions: []", "decisions: [{rule: off-course, actions: [rollback]}]")
+        .replace('"2x299 9 2x99"', '"2x299 nan 2x20"')
     )
     path = written(tmp_path, changed)
     result = run(path)
     assert result.exit_code == 1
     lines = [line.partition("; blowup alarm")[0] for line in result.output.splitlines()]
-    why = "            blowup.bad or (rise.bad and vote.bad)"
     assert lines == [
         f"FAILED  a blow-up is taken back  ({path}:3)",
         "        decisions:",
-        "        ! tick 309  off-course  act  rung 0  rollback    (line 7 expects tick 305)",
-        why,
+        "        ! tick 308  too-hot  act  rung 0  rollback, restore_lr    (line 7 expects tick 305)",
+        "            (blowup.bad or (rise.bad and vote.bad)) and lr.ratio > 1.2",
         "        verdicts:",
-        "          tick 609  off-course  helped",
+        "          tick 408  too-hot  helped",
         "        - tick 700  bad-step  helped    (line 10: expected, not judged)",
         "        the run ended at tick 808",
         f"FAILED  a spike is left alone  ({path}:11)",
         "        decisions:",
-        "        - bad-step  skip_step    (line 14: expected, not decided)",
-        "        + tick 309  off-course  act  rung 0  rollback    (not expected)",
-        why,
-        "        the run ended at tick 321",
+        "        - off-course  rollback    (line 14: expected, not decided)",
+        "        + tick 301  bad-step  act  rung 0  skip_step    (not expected)",
+        "            guard.bad; guard nonfinite (loss is nan)",
+        "        the run ended at tick 322",
         "2 of 2 tests failed",
     ]
 
@@ -132,18 +131,17 @@ def test_an_outcome_or_a_command_that_came_to_nothing_fails(tmp_path: Path) -> N
 def test_what_was_expected_and_suppressed_says_why(tmp_path: Path) -> None:
     source = """policy: baseline
 tests:
-  - name: a fourth time
+  - name: a second time
     series:
-      loss: "2x2199"
-      loss/source=code: "2x299 6x7 2x299 6x7 2x499 6x7 2x499 6x7 2x599"
-      loss/source=docs: "2x2199"
+      supply/source=code: "0.5x299 -2.5x19 0.5x299 -2.5x19 0.5x99"
+      supply/source=docs: "0.5x739"
     noise: 0.02
-    decisions: [{rung: 0}, {rung: 1}, {rung: 2}, {rule: bad-source, instance: code, disposition: act}]
+    decisions: [{rung: 0}, {rule: scarce-source, instance: code, disposition: act}]
 """
     result = run(written(tmp_path, source))
     assert result.exit_code == 1
-    assert "        - bad-source[code]  act    (line 9: expected, not decided)\n" in result.output
-    assert "was suppressed: the budget is spent: 3 acts in 5000 ticks, 6 in all\n" in result.output
+    assert "        - scarce-source[code]  act    (line 8: expected, not decided)\n" in result.output
+    assert "was suppressed: the budget is spent: 1 act in 2000 ticks, 3 in all\n" in result.output
 
 
 def test_an_outcome_of_an_instance_is_only_its_own(tmp_path: Path) -> None:
@@ -187,17 +185,17 @@ def test_without_arguments_it_is_the_present_folder(tmp_path: Path, monkeypatch:
 
 
 def test_a_broken_file_is_told_and_the_others_are_run(tmp_path: Path) -> None:
-    bad = written(tmp_path, BLOW_UP.replace("9x7", "9y7"), "b.test.yaml")
+    bad = written(tmp_path, BLOW_UP.replace("2.3x7", "2.3y7"), "b.test.yaml")
     result = run(written(tmp_path, BLOW_UP), bad, tmp_path / "none.yaml")
     assert result.exit_code == 2
     assert "ok      a blow-up is taken back\n" in result.output
-    assert f"{bad}:4:27: test 'a blow-up is taken back': loss: '9y7' is no part of a series" in result.output
+    assert f"{bad}:4:27: test 'a blow-up is taken back': loss: '2.3y7' is no part of a" in result.output
     assert "none.yaml:1:1: cannot be read: no such file or directory" in result.output
     assert result.output.endswith("2 tests passed; 2 files cannot be read\n")
 
 
 def test_json_has_both_sides_of_everything(tmp_path: Path) -> None:
-    path = written(tmp_path, BLOW_UP.replace("tick: 309", "tick: {from: 1, to: 9}"))
+    path = written(tmp_path, BLOW_UP.replace("tick: 308", "tick: {from: 1, to: 9}"))
     bad = written(tmp_path, "policy: baseline\n", "b.test.yaml")
     result = run(path, bad, "--json")
     assert result.exit_code == 2
@@ -211,17 +209,20 @@ def test_json_has_both_sides_of_everything(tmp_path: Path) -> None:
     assert pair["expected"] == {
         "line": 7,
         "tick": {"from": 1, "to": 9},
-        "rule": "off-course",
+        "rule": "too-hot",
         "rung": 0,
-        "actions": ["rollback"],
+        "actions": ["rollback", "restore_lr"],
     }
-    assert pair["got"]["actions"] == [{"rollback": {"to": "before_onset", "data": "skip"}}]
+    assert pair["got"]["actions"] == [
+        {"rollback": {"to": "before_onset", "data": "replay"}},
+        {"restore_lr": {"hold": None, "ramp": 0}},
+    ]
 
 
 def test_a_policy_beside_the_file_is_tested(tmp_path: Path) -> None:
     text = (CONFIGS / "baseline.yaml").read_text("utf-8")
-    written(tmp_path, text.replace("for: 8", "for: 2"), "mine.yaml")
-    sooner = BLOW_UP.replace("policy: baseline", "policy: mine.yaml").replace("tick: 309", "tick: 303")
+    written(tmp_path, text.replace("for: 4\n    cooldown: 50", "for: 2\n    cooldown: 50"), "mine.yaml")
+    sooner = BLOW_UP.replace("policy: baseline", "policy: mine.yaml").replace("tick: 308", "tick: 306")
     assert run(written(tmp_path, sooner)).exit_code == 0
 
 
@@ -249,7 +250,7 @@ def test_a_recorded_run_is_tested_as_backtest_reads_it(tmp_path: Path) -> None:
 
 def test_a_recorded_run_that_goes_wrong(tmp_path: Path) -> None:
     log(tmp_path, 9)
-    acted = RECORDED % "[{rule: off-course, tick: {from: 300, to: 310}, disposition: act}]"
+    acted = RECORDED % "[{rule: bad-data, tick: {from: 300, to: 310}, disposition: act}]"
     result = run(written(tmp_path, acted), "--json")
     first, *later = json.loads(result.output)["tests"][0]["decisions"]
     assert first["ok"]
@@ -280,21 +281,21 @@ def test_testing_loads_neither_torch_nor_anything_else_that_is_slow(tmp_path: Pa
 
 def test_a_decision_that_waits_is_answered_in_a_test(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(
-        "extends: baseline\nrules: [{name: off-course, approve: {within: 100}}]\n", "utf-8"
+        "extends: baseline\nrules: [{name: too-hot, approve: {within: 100}}]\n", "utf-8"
     )
     asked = """policy: own.yaml
 tests:
   - name: it is asked about, and taken
-    series: {loss: "2x299 9x40"}
-    noise: 0.02
-    commands: [{tick: 320, command: approve, decision: off-course@309}]
+    series: {loss: "2x299 2.3x21", lr: "0.001x299 0.01x21"}
+    noise: {loss: 0.02}
+    commands: [{tick: 320, command: approve, decision: too-hot@308}]
     decisions:
-      - {tick: 309, rule: off-course, disposition: awaiting_approval}
-      - {tick: 309, rule: off-course, disposition: act, rung: 0}
+      - {tick: 308, rule: too-hot, disposition: awaiting_approval}
+      - {tick: 308, rule: too-hot, disposition: act, rung: 0}
   - name: nobody can answer what does not wait
     series: {loss: "2x299"}
     noise: 0.02
-    commands: [{tick: 200, command: reject, decision: off-course@309}]
+    commands: [{tick: 200, command: reject, decision: too-hot@308}]
     decisions: []
   - name: an answer names a decision
     series: {loss: "2x299"}
@@ -307,4 +308,4 @@ tests:
     result = run(written(tmp_path, asked[: asked.index("  - name: an answer")]))
     assert result.exit_code == 1
     assert "1 of 2 tests failed" in result.output
-    assert "reject at tick 200: no decision 'off-course@309' waits for approval" in result.output
+    assert "reject at tick 200: no decision 'too-hot@308' waits for approval" in result.output

@@ -71,7 +71,7 @@ def test_a_short_run_is_watched_after_its_first_64_steps(length: int) -> None:
     assert decided(length, {}) == []
     at = length // 2
     (tick, rule), *_ = decided(length, {at: 1.0})
-    assert rule == "off-course"
+    assert rule == "bad-data"
     assert at <= tick <= at + 10
 
 

@@ -113,7 +113,7 @@ def test_the_shipped_baseline_loads_by_its_bare_name() -> None:
     policy = load_policy("baseline")
     assert policy == packaged_policy("baseline")
     assert policy.source == "baseline.yaml"
-    assert {rule.name for rule in policy.rules} == {"bad-step", "bad-source", "off-course"}
+    assert {"bad-step", "bad-source", "off-course"} <= {rule.name for rule in policy.rules}
     with pytest.raises(ValueError, match="no policy 'nonesuch' is shipped"):
         packaged_policy("nonesuch")
 
