@@ -165,3 +165,4 @@ class EDetector(ScaledMonitor):
         self._onset = None
         self._waiting.clear()
         self._whitening.forget()
+        self._start.forget()

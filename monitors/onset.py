@@ -10,6 +10,8 @@ from typing import Any
 
 _LEAST = 16  # values before a rise: fewer tell no level
 
+_GAP = 32  # usual distances between two measurements: a longer one is none of them
+
 _LONGEST = 3
 """Times as long as a cumulative sum took to alarm, that a ramp may have lasted. One that rises by s noises a
 measurement exceeds a slack k after k / s, and a threshold h after another sqrt(2 h / s): together less than 3
@@ -51,6 +53,8 @@ def on_ramp(values: Sequence[float], longest: int) -> int:
 class RampStart:
     """Dates a rise back to where a ramp begins, if that is earlier than what the detector says.
 
+    No ramp goes over a gap: a source that was left out for a while has not become worse all the while.
+
     Args:
         window: measurements that it looks back over at most; it keeps their ticks.
     """
@@ -62,7 +66,18 @@ class RampStart:
 
     def add(self, tick: int) -> None:
         """Take in the tick of a measurement."""
-        self._ticks.append(tick)
+        ticks = self._ticks
+        if (
+            ticks
+            and tick - ticks[-1] > _GAP
+            and tick - ticks[-1] > _GAP * (ticks[-1] - ticks[0]) / len(ticks)
+        ):
+            ticks.clear()
+        ticks.append(tick)
+
+    def forget(self) -> None:
+        """What was measured so far lies too long back."""
+        self._ticks.clear()
 
     def earlier(self, onset: int, values: Sequence[float]) -> int:
         """The onset, or the tick at which a ramp in the values begins; the last one is of the last tick."""

@@ -93,3 +93,4 @@ class SustainedRise(ScaledMonitor):
 
     def _forget(self) -> None:
         self._cusum.reset()
+        self._start.forget()

@@ -27,7 +27,9 @@ from midcourse.monitors.sustained_rise import SustainedRise
 from midcourse.monitors.too_good import TooGood
 from midcourse.monitors.types import Health, MonitorSpec, ParameterError, Reading, Sample
 
-ON_LOSSES = [kind for kind in MONITORS if kind not in ("guard", "baseline", "frozen", "stuck", "scarce")]
+ON_LOSSES = [
+    kind for kind in MONITORS if kind not in ("guard", "baseline", "frozen", "stuck", "scarce", "overshoot")
+]
 
 
 def monitor(kind: str, **params: Any) -> Any:
