@@ -76,6 +76,17 @@ def test_a_lone_bad_batch_is_a_spike_and_no_more() -> None:
         assert alarms(feed(monitor(kind), losses)) == [], kind
 
 
+@pytest.mark.parametrize("kind", ["sustained_rise", "e_detector"])
+def test_no_onset_is_dated_before_a_gap(kind: str) -> None:
+    """A source that was left out, and is bad when it comes back, was not bad all the while."""
+    losses: list[float | None] = [*healthy(600, seed=3)]
+    losses[400:560] = [None] * 160
+    losses[560:] = [loss + 3 * NOISE for loss in healthy(40, seed=4)]
+    bad = [reading for reading in feed(monitor(kind), losses) if reading.bad]
+    assert bad
+    assert min(reading.onset or 0 for reading in bad) >= 560
+
+
 def test_two_of_three_far_out_are_a_divergence_from_the_first_of_them() -> None:
     losses = healthy(1200, seed=0)
     losses[1000] += 30 * NOISE
