@@ -64,8 +64,8 @@ class RampStart:
     def __init__(self, window: int) -> None:
         self._ticks: deque[int] = deque(maxlen=window)
 
-    def add(self, tick: int) -> None:
-        """Take in the tick of a measurement."""
+    def add(self, tick: int) -> bool:
+        """Take in the tick of a measurement; whether it came after a gap."""
         ticks = self._ticks
         if (
             ticks
@@ -74,6 +74,7 @@ class RampStart:
         ):
             ticks.clear()
         ticks.append(tick)
+        return len(ticks) == 1
 
     def forget(self) -> None:
         """What was measured so far lies too long back."""

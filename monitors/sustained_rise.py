@@ -84,7 +84,8 @@ class SustainedRise(ScaledMonitor):
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         cusum = self._cusum
-        self._start.add(tick)
+        if self._start.add(tick):
+            cusum.reset()
         before = cusum.onset
         score = cusum.add(tick, z)
         if before is None and cusum.onset is not None:
