@@ -67,11 +67,8 @@ class RampStart:
     def add(self, tick: int) -> bool:
         """Take in the tick of a measurement; whether it came after a gap."""
         ticks = self._ticks
-        if (
-            ticks
-            and tick - ticks[-1] > _GAP
-            and tick - ticks[-1] > _GAP * (ticks[-1] - ticks[0]) / len(ticks)
-        ):
+        last = ticks[-1] if len(ticks) > 1 else tick
+        if tick - last > _GAP and (tick - last) * (len(ticks) - 1) > _GAP * (last - ticks[0]):
             ticks.clear()
         ticks.append(tick)
         return len(ticks) == 1
