@@ -28,7 +28,7 @@ from .phases import Machine, is_last_resort, note, only_skips
 from .types import Action, Decision, Disposition, Phase, Reply, Turn
 from .verification import OpenVerdicts
 
-NONE_YET = (-1, "", False)
+NONE_YET = (-1, "", 0)
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Arbiter:
 
     ``mode`` is OBSERVE when nothing may act, ``off`` the kill switch. ``amendments`` are what a fork decides
     otherwise, and no part of the state. ``in_flight`` is the act whose outcome has not come, ``last_act`` the
-    tick at which the last one was let go, whose, and whether it only skipped a step.
+    tick at which the last one was let go, whose, and how many ticks in a row it and those before only skipped.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class Arbiter:
         if objection := self.guardrails.objection(machine, actions, tick):
             self._suppress(machine, rung, objection, now)
             return True
-        if not self._observes(machine, tick) and not self._rival(machine, tick):
+        if not self._observes(machine, tick) and not self._rival(tick):
             self._keep_limits(actions, now)
         return self._waits_for_a_rival(machine, rung, now)
 
     def _waits_for_a_rival(self, machine: Machine, rung: int, now: Now) -> bool:
-        rival = self._rival(machine, now.sample.tick)
+        rival = self._rival(now.sample.tick)
         if rival:
             self._suppress(machine, rung, f"{rival} goes first", now)
         return bool(rival)
@@ -191,17 +191,16 @@ class Arbiter:
             return True
         return self.amendments.withholds(rule.name, machine.label, tick)
 
-    def _rival(self, machine: Machine, tick: int) -> str:
-        """Whose act keeps a rule from acting now; empty if nobody's.
+    def _rival(self, tick: int) -> str:
+        """Whose act keeps all others from acting now; empty if nobody's.
 
-        A skipped step is over before its tick is. It still comes first where the rule's condition began to
-        hold with that very step: a lone bad one is dealt with.
+        A skipped step is over before its tick is, and a lone bad one is dealt with; from the second in a row
+        on the others may act as well.
         """
         if self.in_flight is not None:
             return self.in_flight.rule
-        last_tick, rule, skipped = self.last_act
-        free = last_tick != tick or (skipped and machine.pending_from < tick)
-        return "" if free else rule
+        last_tick, rule, in_a_row = self.last_act
+        return "" if last_tick != tick or in_a_row > 1 else rule
 
     def _fly(self, decision: Decision, now: Now) -> None:
         self.in_flight = decision
@@ -209,7 +208,9 @@ class Arbiter:
         now.turn.decisions.append(decision)
 
     def _acted(self, tick: int, rule: str, actions: tuple[Action, ...]) -> None:
-        self.last_act = (tick, rule, only_skips(actions))
+        last_tick, _, in_a_row = self.last_act
+        before = in_a_row if last_tick == tick - 1 else 0
+        self.last_act = (tick, rule, before + 1 if only_skips(actions) else 0)
 
     def _suppress(self, machine: Machine, rung: int, why: str, now: Now) -> None:
         """Record, once, why a rule that fires does not act."""
@@ -246,8 +247,8 @@ class Arbiter:
         """Take over a state, but for what it says of rules that ``rule_of`` does not find."""
         # What may be missing was not there in checkpoints of earlier versions.
         self.mode, self.off = Mode(state["mode"]), state.get("off", False)
-        tick, rule, skipped = state["last_act"]
-        self.last_act = (tick, rule, skipped)
+        tick, rule, *in_a_row = state["last_act"]
+        self.last_act = (tick, rule, in_a_row[0] if in_a_row else 0)
         if self.limiter is not None and state["limits"] is not None:
             self.limiter.ledger.load_state_dict(state["limits"])
         flying = state["in_flight"]

@@ -74,6 +74,13 @@ class ReferenceEngine:
         self.limit = limit
         self.corrections: list[int] = []
         self.observing = False
+        self.acted_at = -1
+        self.row = 0
+
+    def acted(self, tick: int, action: str) -> None:
+        """Count the ticks in a row at which nothing was done but to skip a step."""
+        before = self.row if self.acted_at == tick - 1 else 0
+        self.acted_at, self.row = tick, before + 1 if action == "skip_step" else 0
 
     def told(self, command: str) -> None:
         """``off`` or ``on``; ``yes`` or ``no`` to all that ask."""
@@ -103,7 +110,7 @@ class ReferenceEngine:
         for _, place, rung in sorted(wishes, key=lambda wish: wish[:2]):
             story = self.stories[place]
             action = "" if rung is None else story.plan.ladder[rung]
-            if busy or (skipped and story.began == tick):
+            if busy or (skipped and self.row < 2):
                 continue
             if rung is not None and self.held_back(story, action, tick):
                 continue
@@ -126,8 +133,10 @@ class ReferenceEngine:
             if rung is None:
                 story.phase = "exhausted"
             elif self.watches or story.plan.observe:
-                busy = self.watches and action != "skip_step"
-                skipped = skipped or action == "skip_step"
+                if self.watches:
+                    busy = action != "skip_step"
+                    skipped = True
+                    self.acted(tick, action)
                 self.lapse(story)
                 decisions.append((story.plan.name, "observe", action))
                 self.take(story, rung, tick)
@@ -135,6 +144,7 @@ class ReferenceEngine:
                 story.must_clear = story.phase == "cooldown" and action != "skip_step"
             else:
                 busy = True
+                self.acted(tick, action)
                 actor = (story, rung)
                 decisions.append((story.plan.name, "act", action))
         if actor is not None:

@@ -114,7 +114,7 @@ def test_a_lone_step_that_is_skipped_is_dealt_with() -> None:
     assert acts(run.step("a")) == ["rollback"], "of a tick at which nothing was skipped"
 
 
-def test_a_skipped_step_is_over_before_its_tick_is_so_a_rule_that_fires_longer_may_act_after_it() -> None:
+def test_from_the_second_skipped_step_in_a_row_on_another_rule_may_act_after_it() -> None:
     skip = rule("skip", "guard.bad", "skip_step", before_step=True, budget=Budget(acts=2, per=100))
     back = rule("back", "a.bad", "rollback", budget=Budget(acts=1, per=100))
     others = [rule("lr", "a.bad", "scale_lr"), rule("skip-late", "a.bad", "skip_step")]
