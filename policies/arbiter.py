@@ -51,7 +51,7 @@ class Arbiter:
 
     ``mode`` is OBSERVE when nothing may act, ``off`` the kill switch. ``amendments`` are what a fork decides
     otherwise, and no part of the state. ``in_flight`` is the act whose outcome has not come, ``last_act`` the
-    tick at which the last one was let go, whose, and how many ticks in a row it and those before only skipped.
+    tick at which the last one was let go, whose, and how many ticks in a row there was nothing but skips.
     """
 
     def __init__(
