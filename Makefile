@@ -73,7 +73,7 @@ bench-changes: $(READY)  ## changes that are meant, and faults right after them;
 bench-mixing: $(READY)   ## laws that set the mix, beside equal shares; some fifteen minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mixing.py $(BENCH_ARGS)
 
-bench-recovery: $(READY)  ## runs with one fault each: peers, hindsight, Midcourse; hours, BENCH_ARGS=--quick minutes
+bench-recovery: $(READY)  ## runs with one fault each: peers, hindsight, Midcourse; an hour, BENCH_ARGS=--quick minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py $(BENCH_ARGS)
 
 bench-library: $(READY)  ## real runs under each shipped policy: healthy ones, and the fault it is made for
