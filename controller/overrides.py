@@ -36,7 +36,9 @@ class Layer:
     ramp: int = 0
 
     def strength(self, tick: int) -> float:
-        """1 while held, falling to 0 over the ramp, 0 when it is over."""
+        """0 before it came, 1 while held, falling to 0 over the ramp, 0 when it is over."""
+        if tick < self.start:
+            return 0.0
         if self.hold is None or tick < self.start + self.hold:
             return 1.0
         faded = tick - (self.start + self.hold)

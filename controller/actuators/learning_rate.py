@@ -33,8 +33,11 @@ def restore_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effec
     After a rollback whatever makes it rise comes again, but leads to the rate that did well before. Refused
     where it has not risen, or from 0, so that the next rung is taken.
     """
-    then, last = run.learning_rate.rates(run.clock.tick + 1)[0], run.learning_rate.effective
-    if not any(action.params.get("data") in _REWINDS for action in decision.actions):
+    last = run.learning_rate.effective
+    if any(action.params.get("data") in _REWINDS for action in decision.actions):
+        # By the overrides of that time: one that came since may have taken the rise back already.
+        then = run.learning_rate.rates(run.returned_to + 1)[0]
+    else:
         then = decision.facts.get(TARGET, {}).get("level", last)
     if then == 0.0:
         raise Refused("the learning rate was 0 before: to go back to that would end the learning")

@@ -96,6 +96,37 @@ def test_without_a_rollback_it_is_its_level_of_late_that_counts(tmp_path: Path) 
     assert {rate for tick, rate in rates.items() if tick != decision.tick} == {RATE}
 
 
+TWICE = """
+version: 1
+signals: [trigger]
+snapshots: {keep: 6, reach: 160, every: 5}
+rules:
+  - name: of-late
+    when: lr.ratio > 2
+    ladder: [[restore_lr: {}]]
+  - name: too-hot
+    when: trigger.value > 0.5
+    ladder:
+      - [rollback: {to: {steps: 12}, data: replay}, restore_lr: {}]
+      - [notify: {message: it was not the rate}]
+"""
+
+
+def test_a_rise_that_was_taken_back_already_is_not_taken_back_twice(tmp_path: Path) -> None:
+    train(
+        tmp_path,
+        TWICE,
+        triggers={TRIGGER: 1.0},
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE),
+        schedule=lambda o: LambdaLR(o, jumps),
+    )
+    decisions, outcomes, samples = told(tmp_path)
+    assert [decision.rule for decision in decisions[:2]] == ["of-late", "too-hot"]
+    assert outcomes[1].status is Status.REFUSED
+    assert "has not risen" in outcomes[1].reason
+    assert samples[-1].signals["lr"] == RATE
+
+
 NOT_RISEN: dict[str, tuple[Schedule, str]] = {
     "constant": (lambda step: 1.0, "the learning rate has not risen"),
     "falling": (lambda step: 0.9**step, "the learning rate has not risen"),
