@@ -117,7 +117,7 @@ def test_every_schedule_keeps_its_own_values_under_a_cut(name: str) -> None:
     plain, _ = scheduled_rates(name, Layers())
     inside, outside = scheduled_rates(name, stack([Layer("a@1", "lr", Kind.SCALE, 0.5, 8, 6, 4)]))
     assert outside == plain
-    factors = [0.5] * 13 + [0.6, 0.7, 0.8, 0.9] + [1.0] * 13
+    factors = [1.0] * 7 + [0.5] * 6 + [0.6, 0.7, 0.8, 0.9] + [1.0] * 13
     assert inside == pytest.approx([own * factor for own, factor in zip(plain, factors, strict=True)])
 
 
