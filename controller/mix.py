@@ -52,7 +52,7 @@ class Mix:
         self._applied = mixture.weights_at(feed.draw)
         self._course: list[_Regulated] = []
         self._told: Mapping[str, float] | None = None  # the weights that were last told
-        self._planned: tuple[Shares, Shares] = ({}, {})  # weights, and the shares that follow from them
+        self._planned: Shares = {}
         self.told_version = -1
         """Version of the mixture's history up to which there is no ``news``."""
 
@@ -96,10 +96,9 @@ class Mix:
     @property
     def planned(self) -> Shares:
         """The shares of which the newest batch was drawn, summing to 1."""
-        weights = self.mixture.weights_at(self._feed.draw - 1)
-        if weights != self._planned[0]:
-            self._planned = (weights, _shares(weights))
-        return self._planned[1]
+        if not self._planned or self.told_version != self.mixture.version:
+            self._planned = _shares(self.mixture.weights_at(self._feed.draw - 1))
+        return self._planned
 
     def wanted(self, tick: int) -> dict[str, float]:
         """The weights that regulators and overrides ask for at this tick."""

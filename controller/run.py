@@ -46,7 +46,8 @@ class Run:
     ``rewinds`` is None where data can be rewound, else the reason why it cannot, in words. ``own_state``
     gives what goes on from a durable checkpoint besides the training state, ``horizon`` the step at which the
     loop will end, None where nobody knows. ``until`` is the step after which the run was asked to end,
-    ``step_seconds`` what the last one took, ``returned_to`` the tick of the state that was last gone back to.
+    ``step_seconds`` what the last one took, ``returned_to`` the tick to which the
+    schedule was last taken back, None where the last rollback could not do that.
     """
 
     accelerator: Any
@@ -71,7 +72,7 @@ class Run:
     horizon: Callable[[], int | None] = lambda: None
     until: float = inf
     step_seconds: float = 0.0
-    returned_to: int = 0
+    returned_to: int | None = None
 
     def end_if_asked(self) -> None:
         """A fork that was asked for so many steps only comes to its end after them."""

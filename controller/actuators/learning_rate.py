@@ -28,13 +28,13 @@ def set_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
 
 def restore_lr(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
     """Lower the rate by as much as it has risen: since the target of a rollback that took the schedule back,
-    else above its level of late, which the rule's condition reads.
+    else (there was none, or the loop allows none) above its level of late, if the rule's condition reads it.
 
     After a rollback whatever makes it rise comes again, but leads to the rate that did well before. Refused
     where it has not risen, or from 0, so that the next rung is taken.
     """
     last = run.learning_rate.effective
-    if any(action.params.get("data") in _REWINDS for action in decision.actions):
+    if run.returned_to is not None and any(a.params.get("data") in _REWINDS for a in decision.actions):
         # By the overrides of that time: one that came since may have taken the rise back already.
         then = run.learning_rate.rates(run.returned_to + 1)[0]
     else:

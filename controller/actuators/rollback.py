@@ -48,7 +48,7 @@ def rollback(run: Run, decision: Decision, params: Mapping[str, Any]) -> Effect:
         **fate_of(run, decision, place if known else None, data),
     }
     saved.or_put_back(run, lambda: go_back(run, decision, target, data))
-    run.returned_to = target.tick
+    run.returned_to = None if data is Data.FORWARD else target.tick
     if regulated := in_force(run):
         details["regulated"] = regulated
     if data.value != params["data"]:

@@ -96,20 +96,13 @@ def test_without_a_rollback_it_is_its_level_of_late_that_counts(tmp_path: Path) 
     assert {rate for tick, rate in rates.items() if tick != decision.tick} == {RATE}
 
 
-TWICE = """
-version: 1
-signals: [trigger]
-snapshots: {keep: 6, reach: 160, every: 5}
-rules:
+TWICE = POLICY.replace("DATA", "replay").replace(
+    "rules:",
+    """rules:
   - name: of-late
     when: lr.ratio > 2
-    ladder: [[restore_lr: {}]]
-  - name: too-hot
-    when: trigger.value > 0.5
-    ladder:
-      - [rollback: {to: {steps: 12}, data: replay}, restore_lr: {}]
-      - [notify: {message: it was not the rate}]
-"""
+    ladder: [[restore_lr: {}]]""",
+)
 
 
 def test_a_rise_that_was_taken_back_already_is_not_taken_back_twice(tmp_path: Path) -> None:
@@ -124,6 +117,23 @@ def test_a_rise_that_was_taken_back_already_is_not_taken_back_twice(tmp_path: Pa
     assert [decision.rule for decision in decisions[:2]] == ["of-late", "too-hot"]
     assert outcomes[1].status is Status.REFUSED
     assert "has not risen" in outcomes[1].reason
+    assert samples[-1].signals["lr"] == RATE
+
+
+def test_where_the_loop_allows_no_way_back_for_its_schedule_the_level_of_late_counts(tmp_path: Path) -> None:
+    train(
+        tmp_path,
+        POLICY.replace("DATA", "replay").replace(
+            "trigger.value > 0.5", "trigger.value > 0.5 and lr.ratio > 2"
+        ),
+        triggers={TRIGGER: 1.0},
+        owned=False,
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE),
+        schedule=lambda o: LambdaLR(o, jumps),
+    )
+    _, (outcome,), samples = told(tmp_path)
+    assert outcome.status is Status.APPLIED
+    assert outcome.details["rollback"]["data"] == "forward"
     assert samples[-1].signals["lr"] == RATE
 
 
