@@ -284,9 +284,9 @@ class Orders:
         if news.anew:
             keep_only(run, ())
         for verdict in news.verdicts:
-            run.ring.unpin(verdict.decision_id)
             if verdict.result is not Result.DID_NOT_HELP:
-                continue
+                run.ring.unpin(verdict.decision_id)
+                continue  # else the ladder's next rung may want to go back there once more
             touched |= run.layers.withdraw(verdict.decision_id)
             if run.feed is not None:
                 run.feed.take_again(verdict.decision_id)

@@ -272,7 +272,8 @@ class Ring:
     def pin(self, tick: int, decision: str) -> None:
         """Keep the snapshot of this tick until ``unpin(decision)``, or until another decision's is pinned.
 
-        One verdict is open at a time, and not every act gets one: pins of decisions never add up.
+        One verdict is open at a time, and not every act gets one: pins of decisions never add up. That of an
+        act that did not help stays, so that a later rung can take back what it did.
         """
         with self._lock:
             if self._verified is not None:

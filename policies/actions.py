@@ -36,10 +36,19 @@ class Data(Enum):
 
 
 class Landmark(Enum):
-    """Snapshots that a rollback can name: the newest good one taken before the change began, or of all."""
+    """Snapshots that a rollback can name: the newest good one taken before the change began, or of all.
+
+    Before the *first act* of the ladder that is being climbed lies what that act went back to, if it did:
+    what has been done since, and did not help, is taken back.
+    """
 
     BEFORE_ONSET = "before_onset"
+    BEFORE_FIRST_ACT = "before_first_act"
     LAST_GOOD = "last_good"
+
+
+GO_BY_ONSET = (Landmark.BEFORE_ONSET.value, Landmark.BEFORE_FIRST_ACT.value)
+"""Where a rollback goes by the onset that its decision tells; after its first act the change was the act."""
 
 
 class Origin(Enum):

@@ -222,7 +222,15 @@ class Arbiter:
         self, machine: Machine, rung: int, disposition: Disposition, now: Now, why: str = ""
     ) -> Decision:
         decision = decide(
-            machine.rule, machine.instance, rung, disposition, now.sample, now.readings, self._lateness, why
+            machine.rule,
+            machine.instance,
+            rung,
+            disposition,
+            now.sample,
+            now.readings,
+            self._lateness,
+            why,
+            machine.first_act,
         )
         if self.amendments and disposition is not Disposition.SUPPRESSED:
             said = self.amendments.said_of(machine.rule.name, machine.label, now.sample.tick)

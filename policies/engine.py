@@ -319,6 +319,8 @@ class Engine:
         note(machine, before, outcome.tick, turn)
         if not corrects(decision.actions):
             return
+        if machine.first_act is None:
+            machine.first_act = charged
         if self._arbiter.limiter is not None:
             self._arbiter.limiter.ledger.charge(charged)
         for act in self._open.close_where(lambda verdict: True):

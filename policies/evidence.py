@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from ..monitors.types import Reading, Sample
+from .actions import Landmark
 from .expression_terms import extra, level, noise, score, threshold, value
 from .expressions import Expression, Readings
 from .model import Rule
@@ -23,8 +24,18 @@ def decide(
     readings: Readings,
     lateness: Callable[[str], int],
     why: str = "",
+    first_act: int | None = None,
 ) -> Decision:
-    """A decision with its evidence; ``why`` says why nothing is done, else the reason is why it fired."""
+    """A decision with its evidence; ``why`` says why nothing is done, else the reason is why it fired.
+
+    Where the rung goes back to before the ladder's ``first_act``, that is the onset of what it takes back.
+    """
+    actions = rule.ladder[rung].resolve(instance)
+    onset = onset_of(rule.when, readings, instance, lateness)
+    if first_act is not None and any(
+        action.params.get("to") == Landmark.BEFORE_FIRST_ACT.value for action in actions
+    ):
+        onset = first_act
     return Decision(
         id=f"{labelled(rule.name, instance)}@{sample.tick}",
         rule=rule.name,
@@ -34,8 +45,8 @@ def decide(
         branch=sample.branch,
         disposition=disposition,
         rung=rung,
-        actions=rule.ladder[rung].resolve(instance),
-        onset=onset_of(rule.when, readings, instance, lateness),
+        actions=actions,
+        onset=onset,
         reason=why or reason_for(rule.when, readings, instance),
         facts=facts_of(readings),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .actions import Landmark
+from .actions import GO_BY_ONSET, Landmark
 from .types import Decision
 
 
@@ -20,7 +20,7 @@ def fits(decision: Decision, to: Any, tick: int, step: int) -> Callable[[int, in
     """
     if to == Landmark.LAST_GOOD.value:
         return lambda at, of: at <= tick
-    if to == Landmark.BEFORE_ONSET.value:
+    if to in GO_BY_ONSET:
         onset = decision.onset if decision.onset is not None else decision.tick
         return lambda at, of: at < onset
     latest = step - int(to["steps"])

@@ -78,6 +78,7 @@ _STATE = (
     "quiet_from",
     "until",
     "said",
+    "first_act",
 )
 
 
@@ -111,7 +112,8 @@ class Machine:
 
     ``rung`` is the next to take, and the ladder's length when all were tried. ``tried`` says that it was
     applied and not yet found to help, ``flying`` that its act awaits the outcome, ``waiting`` that
-    COOLDOWN lasts until the condition was false. ``said`` is the last reason for which it was suppressed.
+    COOLDOWN lasts until the condition was false. ``said`` is the last reason for which it was suppressed,
+    ``first_act`` the tick of the first correction since the ladder is being climbed.
     """
 
     rule: Rule
@@ -126,6 +128,7 @@ class Machine:
     quiet_from: int | None = None
     until: int = 0
     said: str = ""
+    first_act: int | None = None
     budget: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
@@ -201,6 +204,8 @@ class Machine:
     def take_turn(self, unverified: bool) -> None:
         """Its turn has come: what ``plan`` said now holds."""
         self.rung = self._next_rung(unverified)
+        if self._was_quiet():
+            self.first_act = None
         self.tried = False
         self.quiet_from = None
 
@@ -257,6 +262,7 @@ class Machine:
     def helped(self) -> None:
         """The act that was verified helped: the next fault starts at the first rung."""
         self.rung = 0
+        self.first_act = None
         self.tried = False
         self.waiting = False
 
@@ -280,7 +286,7 @@ class Machine:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over where another stood; its rule may have a shorter ladder by now."""
         for name in _STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name))  # earlier versions knew no first act
         if self.rung >= len(self.rule.ladder):
             self.rung, self.tried = len(self.rule.ladder), False
         self.phase = Phase(state["phase"])

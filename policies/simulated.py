@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from ..monitors.types import Sample
-from .actions import Data
+from .actions import GO_BY_ONSET, Data
 from .landmarks import fits
 from .model import Policy
 from .replay import Commanded, PolicyEdited, Replay
@@ -161,7 +161,7 @@ _REWINDS = frozenset({Data.SKIP.value, Data.REPLAY.value})
 
 def _wanted(decision: Decision, rollback: Action) -> str:
     onset = f"before the onset at tick {decision.onset}"
-    return onset if rollback.params["to"] == "before_onset" else f"for {rollback.params['to']!r}"
+    return onset if rollback.params["to"] in GO_BY_ONSET else f"for {rollback.params['to']!r}"
 
 
 def simulate(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 from ..monitors.types import MonitorSpec
+from .actions import GO_BY_ONSET, Landmark
 from .model import Policy, Rule
 from .ranges import implies
 from .smells_conditions import constant
@@ -96,7 +97,7 @@ def verdict_overlapped(written: Written) -> Iterator[Found]:
 def no_onset_told(written: Written) -> Iterator[Found]:
     """``before_onset``, and ``when`` names no monitor that could tell one."""
     for path, rule in written.rules:
-        for place, _ in _goes_back(rule, "before_onset"):
+        for place, _ in _goes_back(rule, (Landmark.BEFORE_ONSET.value,)):
             if not rule.when.monitors:
                 yield Found(
                     rule.name,
@@ -110,7 +111,7 @@ def no_onset_told(written: Written) -> Iterator[Found]:
 def one_snapshot(written: Written) -> Iterator[Found]:
     """``before_onset`` with a single snapshot, which is mostly newer than the onset."""
     snapshots = written.policy.snapshots
-    rules = ((rule, place) for _, rule in written.rules for place in _goes_back(rule, "before_onset"))
+    rules = ((rule, place) for _, rule in written.rules for place in _goes_back(rule, GO_BY_ONSET))
     found = next(rules, None)
     if found is not None and snapshots.keep == 1 and written.policy.checkpoints.every is None:
         yield Found(
@@ -131,7 +132,9 @@ def reach_too_short(written: Written) -> Iterator[Found]:
         slowest = max(late, key=lambda name: late[name], default="")
         needed = late.get(slowest, 0) + rule.for_measurements
         for place, back in _goes_back(rule):
-            far = back["steps"] if isinstance(back, dict) else needed if back == "before_onset" else 0
+            far = back["steps"] if isinstance(back, dict) else needed if back in GO_BY_ONSET else 0
+            if back == Landmark.BEFORE_FIRST_ACT.value and rule.verify is not None:
+                far += rule.verify.within
             if far <= reach:
                 continue
             why = f"its onset lies up to {far} back when the rule acts, by '{slowest}' and 'for'"
@@ -146,12 +149,12 @@ def reach_too_short(written: Written) -> Iterator[Found]:
             break
 
 
-def _goes_back(rule: Rule, to: str | None = None) -> Iterator[tuple[Path, str | dict[str, int]]]:
+def _goes_back(rule: Rule, to: Sequence[str] = ()) -> Iterator[tuple[Path, str | dict[str, int]]]:
     """Its rollbacks that go to steps or a landmark: where that is written, and what."""
     for number, rung in enumerate(rule.ladder):
         for index, action in enumerate(rung.actions):
             where = action.params.get("to") if action.name == "rollback" else None
-            if where is not None and (where == to or (to is None and "checkpoint" not in where)):
+            if where is not None and (where in to or (not to and "checkpoint" not in where)):
                 yield ("ladder", number, index, "rollback", "to"), where
 
 

@@ -68,7 +68,8 @@ class Decision:
     """What a rule decided at a tick, with its evidence.
 
     ``id`` is a function of rule, instance and tick, so a re-execution never counts twice.
-    ``onset`` is the tick at which the change began less the detector's lateness; None if unknown.
+    ``onset`` is the tick at which the change began less the detector's lateness, or what is taken back; None
+    if unknown.
     ``facts`` are all readings when it was taken (``before.*`` of a verification).
     ``reason`` says in words why it fired, or why it was suppressed.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...policies.actions import GO_BY_ONSET
 from ...policies.landmarks import fits
 from ...policies.types import Decision
 from ..ring import Snapshot
@@ -14,9 +15,9 @@ from .effect import Refused
 def find_target(run: Run, decision: Decision, to: Any) -> Snapshot:
     """The snapshot that ``to`` asks for, the same one on all processes.
 
-    Rank 0 chooses. A state after the onset is never a target of ``before_onset``, nor one that is not good,
-    unless it is a checkpoint that was named. Those on disk serve where none in memory is as new; a damaged
-    one is passed over.
+    Rank 0 chooses. A state after the onset is never a target of ``before_onset`` or ``before_first_act``,
+    nor one that is not good, unless it is a checkpoint that was named. Those on disk serve where none in
+    memory is as new; a damaged one is passed over.
 
     Raises:
         Refused: there is none.
@@ -73,5 +74,5 @@ def _why_none(run: Run, decision: Decision, to: Any) -> str:
     have = f"good snapshots are of ticks {good}" if good else "there is no good snapshot"
     if run.checkpoints.entries:
         have += f", good checkpoints of ticks {[e.tick for e in run.checkpoints.entries if e.good]}"
-    wanted = f"before the onset at tick {decision.onset}" if to == "before_onset" else f"for {to!r}"
+    wanted = f"before the onset at tick {decision.onset}" if to in GO_BY_ONSET else f"for {to!r}"
     return f"no snapshot {wanted}: {have}"
