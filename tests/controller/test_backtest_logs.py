@@ -379,7 +379,7 @@ def test_the_report_for_people_tells_what_fired_when_and_why(tmp_path: Path) -> 
         "bad.csv: 1500 samples, steps 0 to 1499",
         "steps are from column 'step'",
         "loss/source=* was never measured: monitors source, broken, recent saw nothing of it;",
-        "rules bad-source, needed-source cannot",
+        "rule bad-source cannot",
         "bad-data@1002",
         "blown-up@1030",
         "rollback(to=before_onset, data=replay)",

@@ -90,3 +90,29 @@ def test_a_fault_that_returns_after_every_rollback_ends_at_the_last_rung(tmp_pat
     assert [verdict.result.value for verdict in verdicts] == ["did_not_help", "did_not_help"]
     assert trace.ticks[-1] < FAULT + 100  # of 800
     assert (tmp_path / "checkpoints" / "stopped").is_dir()
+
+
+def test_what_did_not_help_is_taken_back_to_where_the_first_act_went(tmp_path: Path) -> None:
+    """The snapshots thin out meanwhile: that of the first act is kept until the next one."""
+    policy = """
+version: 1
+signals: [trigger]
+snapshots: {keep: 2, reach: 40, every: 3}
+monitors:
+  told: {type: guard, signals: [trigger]}
+rules:
+  - name: told
+    when: told.bad
+    budget: {acts: 9, per: 1000}
+    ladder:
+      - [rollback: {to: last_good, data: replay}, scale_lr: {factor: 0.5}]
+      - [rollback: {to: before_first_act, data: replay}]
+    verify: {within: 30, expect: loss.value < -1}
+"""
+    trace = train(tmp_path, policy, epochs=20, triggers={70: float("nan"), 150: float("nan")})
+    assert trace.controller is not None
+    _, outcomes, verdicts = told(tmp_path)
+    first, second = (outcome.details["rollback"] for outcome in outcomes)
+    assert second["target_tick"] == first["target_tick"] < 70
+    assert second["steps_undone"] > 70
+    assert verdicts[0].result.value == "did_not_help"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from engine_kit import PARAMS, Run, acts, observed, policy, rule, suppressed, verdicts
 
-from midcourse.policies.model import Budget, LimitResponse, Limits, Mode
+from midcourse.policies.model import Budget, LimitResponse, Limits, Mode, Rule, Rung
 from midcourse.policies.phases import QUIET_TICKS
-from midcourse.policies.types import Decision, Outcome, Status
+from midcourse.policies.types import Action, Decision, Outcome, Status
 
 BAD_STEP = rule(
     "bad-step", "guard.bad", "skip_step", "stop", budget=Budget(acts=20, per=1000), before_step=True
@@ -399,3 +401,51 @@ def test_decisions_survive_json() -> None:
     (decision,) = run.step("a").decisions
     assert Decision.from_json(decision.to_json()) == decision
     assert decision.actions[1].params == PARAMS["scale_lr"]
+
+
+# Back to before the first act
+
+
+def undone() -> Rule:
+    """Two corrections, and a rung that takes back what they did."""
+    made = rule("undone", "a.bad", "scale_lr", "rollback", "rollback", verify=(20, "a.level < 0"))
+    undo = Rung((Action("rollback", {"to": "before_first_act", "data": "replay"}),))
+    return replace(made, ladder=(*made.ladder[:2], undo))
+
+
+def test_a_rung_can_take_back_all_that_the_ladder_has_done() -> None:
+    run = Run(policy(undone()), lateness={"a": 2})
+    run.steps(50)
+    decisions = []
+    for _ in range(3):
+        decisions += run.step("a").decisions
+        run.steps(30)
+    assert verdicts(run.said) == ["did_not_help"] * 3
+    assert [decision.tick for decision in decisions] == [50, 81, 112]
+    assert [decision.onset for decision in decisions] == [50 - 5, 81 - 5, 50]
+
+
+def test_what_helped_is_not_taken_back_with_what_comes_later() -> None:
+    run = Run(policy(undone()))
+    run.steps(50)
+    run.step("a")
+    run.steps(30, level=-1.0)
+    assert verdicts(run.said) == ["helped"]
+    decisions = []
+    for _ in range(3):
+        decisions += run.step("a").decisions
+        run.steps(30)
+    assert [decision.onset for decision in decisions] == [81 - 3, 112 - 3, 81]
+
+
+def test_after_a_quiet_period_a_ladder_has_no_first_act() -> None:
+    run = Run(policy(undone()))
+    run.step("a")
+    run.steps(QUIET_TICKS + 40)
+    first = run.tick + 1
+    decisions = []
+    for _ in range(3):
+        decisions += run.step("a").decisions
+        run.steps(30)
+    assert [decision.rung for decision in decisions] == [0, 1, 2]
+    assert decisions[2].onset == first
