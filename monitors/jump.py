@@ -23,8 +23,8 @@ class Jump(ScaledMonitor):
     It alarms where abs(z) > threshold, and clears at half of that, or when the window has got used to the
     new level. z is how many noises a value lies off the trend of those before it, so that a steady growth
     counts for nothing, and one that runs away within some measurements does. Not in log: a learning rate
-    that goes to 0 in a straight line has no bend there. The onset is the first measurement after abs(z) was
-    last below 3.
+    that goes to 0 in a straight line has no bend there. The onset is the tick after the measurement
+    at which abs(z) was last below 3: where it is measured seldom, it may have been then.
 
     In a small transformer a flipped bit made 58 noises at once and a lost optimizer state 14; neither norm
     went beyond 5 in its healthy runs. These are few: a reason to look, no reason to act alone.
@@ -52,7 +52,7 @@ class Jump(ScaledMonitor):
     false_alarms_per_100k = 5.0
     step_noises = 30.0
     step_delay = 0
-    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_left", "_onset")
+    _state: ClassVar[tuple[str, ...]] = (*ScaledMonitor._state, "_well", "_left", "_onset")
 
     def __init__(
         self,
@@ -68,15 +68,16 @@ class Jump(ScaledMonitor):
         if threshold <= _STRAY:
             raise ParameterError("threshold", f"threshold must be above {_STRAY:g}, got {threshold}")
         super().__init__(signal, TrendScale(window, warm_up, log), threshold, stale_after)
-        self._left: int | None = None  # the tick at which it left its level
+        self._well: int | None = None  # the last tick at which it was at its level
+        self._left: int | None = None  # the tick from which on it may have left it
         self._onset: int | None = None  # the same, while it alarms
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         distance = abs(z)
         if distance < _STRAY:
-            self._left = None
-        elif self._left is None:
-            self._left = tick
+            self._well, self._left = tick, None
+        elif self._left is None:  # where it is measured seldom, it may have been right after the last time
+            self._left = tick if self._well is None else self._well + 1
         if distance > self.threshold:
             self._onset = self._left if self._onset is None else self._onset
         elif distance <= self.threshold / 2:

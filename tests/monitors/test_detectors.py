@@ -249,6 +249,17 @@ def test_a_parameter_norm_jumps_in_one_measurement_and_may_grow_steadily() -> No
         assert alarms(readings)[-1] < 1180
 
 
+def test_where_it_is_measured_seldom_a_jump_may_have_come_right_after_the_last_time() -> None:
+    norms = 50 * (1 + 1e-4 * np.random.default_rng(0).normal(size=1200))
+    norms[1003:] *= 3
+    seldom = [norm if tick % 10 == 0 and not 950 < tick < 1000 else None for tick, norm in enumerate(norms)]
+    readings = feed(Jump("param_norm"), seldom)
+    assert (alarms(readings)[0], readings[1010].onset) == (1010, 1001)
+    seldom[1000] = None
+    readings = feed(Jump("param_norm"), seldom)
+    assert (alarms(readings)[0], readings[1010].onset) == (1010, 951)
+
+
 def test_updates_of_exactly_zero_are_frozen_if_more_than_one_follows_another() -> None:
     ratios: list[float | None] = [0.0] * 19 + [0.1, 0.0, None, 0.2, 0.0, None, 0.0, 0.0, 0.1]
     readings = feed(Frozen(), ratios)
