@@ -63,7 +63,8 @@ class Exchange:
             recorder.norms(self._norms.take_shares())
         if sample.tick == 1:
             run.ranks.agree(recorder.names)
-        flags = self._orders.flags
+        # Alone, this process does what it has ordered without being told.
+        flags = 0 if self._alone and self._orders.pending is None else self._orders.flags
         since = sample.tick - run.ring.last_tick
         if since >= run.ring.base or run.ring.last_tick < 0 or self._termination.asked:
             flags |= self._keeping.flags

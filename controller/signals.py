@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..monitors.types import SOURCE_PREFIX
-from .hand_scaling import hand_divisor, hand_factor
+from .hand_scaling import DIVISION, hand_divisor, hand_factor
 from .scalars import number, scalar, square, stack
 from .source_losses import SourceLosses
 from .supply import Supply
@@ -131,7 +131,9 @@ class Recorder:
         plain = type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim
         value = loss.item() if plain else number(loss.detach().mean() if loss.ndim else loss)
         self._loss = value if self._loss is None else self._loss + value
-        self._divisors.append(hand_divisor(loss))
+        last = loss.grad_fn
+        divided = last is not None and last.name() == DIVISION
+        self._divisors.append(hand_divisor(loss) if divided else 1.0)
         self._steps = steps
         self._shares = steps > 1 and hand_factor(loss) == steps * processes
         self.micro_batches += 1

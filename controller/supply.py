@@ -39,9 +39,7 @@ class Supply:
         That is the logarithm of Poisson's likelihood ratio, for all of what was planned against ``SCARCE`` of
         it; ``came`` are the examples by source.
         """
-        whole = 0.0
-        for place in self._places:
-            whole += came[place]
+        whole = sum(map(came.__getitem__, self._places))
         if whole > 0:
             for name, number, all_of_it in self._asked:
                 missed = 0.0 if number is None else _LOG_SCARCE * came[number]
