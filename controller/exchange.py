@@ -75,7 +75,9 @@ class Exchange:
             self._vector = run.ranks.reduce(vector)
             return
         if self._alone:
-            sample.signals = recorder.measured(self._supply())
+            mix = run.mix
+            planned = mix.planned if mix is not None and recorder.tells_supply else None
+            sample.signals = recorder.measured(planned)
             if flags:
                 self._heed(flags)
             return

@@ -30,7 +30,7 @@ class Repeats:
     """
 
     def __init__(self) -> None:
-        self._last: deque[list[bytes]] = deque(maxlen=_REMEMBERED)
+        self._last: deque[bytes] = deque(maxlen=_REMEMBERED)
         self._plain = True  # so far batches were as most are: flat, and numpy could read what counts
 
     def look(self, batch: Any) -> float | None:
@@ -51,19 +51,21 @@ class Repeats:
         return None if first or not now else float(known)
 
 
-def _marks(tensors: Sequence[torch.Tensor], read: Callable[[torch.Tensor], Any]) -> list[bytes]:
-    """Elements of each tensor that counts: none where all are empty."""
+def _marks(tensors: Sequence[torch.Tensor], read: Callable[[torch.Tensor], Any]) -> bytes:
+    """Elements of each tensor that counts, one after another: none where all are empty."""
     sizes = []
+    most = 1
     for tensor in tensors:
-        sizes.append(tensor.numel())
-    most = max(sizes, default=0)
-    marks: list[bytes] = []
+        sizes.append(size := tensor.numel())
+        if size > most:
+            most = size
+    marks = b""
     for tensor, size in zip(tensors, sizes, strict=True):
-        if most and 2 * size >= most:
+        if 2 * size >= most:
             values = read(tensor)
             # An odd stride, so that it falls into all columns of a picture.
             stride = values.size // _LOOKED_AT | 1
-            marks.append((values if stride == 1 else values.reshape(-1)[::stride]).tobytes())
+            marks += (values if stride == 1 else values.reshape(-1)[::stride]).tobytes()
     return marks
 
 

@@ -7,8 +7,8 @@ counts is packed, reduced over the processes (the tick's only collective) and re
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
 from typing import Any
 
 import torch
@@ -45,9 +45,9 @@ def count_examples(batch: Any) -> int:
             return 0
     for part in batch:
         # Mostly the first part is a tensor with examples in it.
-        count = part.shape[0] if type(part) is torch.Tensor and part.ndim else count_examples(part)
-        if count:
-            return int(count)
+        shape = part.shape if type(part) is torch.Tensor else (count_examples(part),)
+        if shape and shape[0]:
+            return int(shape[0])
     return 0
 
 
@@ -175,15 +175,18 @@ class Recorder:
             self._supply = Supply(self.sources, planned, self._sources_at)
         return self._supply
 
-    def measured(self, supply: Supply | None = None) -> dict[str, float]:
-        """The tick's signals where one process has all of them: what ``unpack`` would read off its vector."""
+    def measured(self, planned: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The tick's signals where one process has all of them: what ``unpack`` would read off its vector.
+
+        ``planned`` are the sources' shares that were asked for, where their supply is told.
+        """
         signals: dict[str, float] = {}
         loss, known = self._mean_loss()
         if known:
             signals["loss"] = float(loss)
         norm = self.norm
         if norm is not None:
-            signals["grad_norm"] = math.sqrt(norm * norm if type(norm) is float else square(norm))
+            signals["grad_norm"] = sqrt(norm * norm if type(norm) is float else square(norm))
         sums, counts = self.by_source.host()
         for name, total, count in zip(self._source_names, sums, counts, strict=True):
             if count:
@@ -193,8 +196,8 @@ class Recorder:
                 if name in self._log:
                     logged, times = self._log[name]
                     signals[name] = float(logged / times)
-        if supply is not None:
-            supply.tell(signals, counts)
+        if planned is not None:
+            self.supply(planned).tell(signals, counts)
         return signals
 
     def on_host(self, control: float = 0.0) -> tuple[list[float], list[float]]:
@@ -294,9 +297,9 @@ def unpack(
     for name, total, count in zip(names, sums, counts, strict=True):
         if count > 0 or count != count:
             if name in _SQUARES:
-                signals[_SQUARES[name]] = math.sqrt(total / count)
+                signals[_SQUARES[name]] = sqrt(total / count)
             else:
                 signals[name] = total / count
     if supply is not None:
-        supply.tell(signals, counts[supply.at :])
+        supply.tell(signals, counts[supply.slots])
     return signals

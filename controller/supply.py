@@ -24,9 +24,11 @@ class Supply:
 
     def __init__(self, sources: Sequence[str], planned: Mapping[str, float], at: int) -> None:
         self.planned = planned
-        self.at = at
+        self.slots = slice(at, at + len(sources))
+        """Where in that vector they are."""
         place = {name: number for number, name in enumerate(sources)}
         self._places = [place[name] for name in planned if name in place]
+        self._every = len(self._places) == len(place)
         self._asked = [
             (SUPPLY_PREFIX + name, place.get(name), -(1 - SCARCE) * share)
             for name, share in planned.items()
@@ -39,7 +41,7 @@ class Supply:
         That is the logarithm of Poisson's likelihood ratio, for all of what was planned against ``SCARCE`` of
         it; ``came`` are the examples by source.
         """
-        whole = sum(map(came.__getitem__, self._places))
+        whole = sum(came) if self._every else sum(came[place] for place in self._places)
         if whole > 0:
             for name, number, all_of_it in self._asked:
                 missed = 0.0 if number is None else _LOG_SCARCE * came[number]

@@ -180,10 +180,10 @@ def test_host_and_device_vectors_say_the_same(
     assert [*sums, *counts] == recorder.device_vector(torch.device("cpu"), 3.0).tolist()
     # One process needs no vector, and has the same signals in the same order to the last bit.
     recorder.grad_norm(norm)
-    supply = recorder.supply({"c": 0.5, "a": 0.5, "gone": 0.0})
-    told = unpack(recorder.names, *recorder.on_host(3.0), supply)
-    del told["control"]
-    assert list(told.items()) == list(recorder.measured(supply).items())
+    for planned in ({"c": 0.5, "a": 0.2, "b": 0.3}, {"c": 0.5, "a": 0.0, "gone": 0.5}):
+        told = unpack(recorder.names, *recorder.on_host(3.0), recorder.supply(planned))
+        del told["control"]
+        assert list(told.items()) == list(recorder.measured(planned).items())
 
 
 def test_the_norms_are_those_of_parameters_and_update() -> None:
