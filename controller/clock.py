@@ -5,10 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from operator import itemgetter
-
-Key = tuple[int, int]
-"""Of a place in the data: pass and batch."""
 
 
 @dataclass(slots=True)
@@ -28,29 +24,36 @@ class Trail:
     """
 
     def __init__(self, length: int) -> None:
-        self._ends: deque[tuple[int, Key]] = deque(maxlen=length)
-        self.append = self._ends.append
-        """Takes ``(tick, key)``: that tick ended where the next batch is ``key``."""
+        self._ticks: deque[int] = deque(maxlen=length)
+        self._keys: deque[tuple[int, int]] = deque(maxlen=length)
 
-    def before(self, tick: int) -> Key | None:
+    def append(self, tick: int, key: tuple[int, int]) -> None:
+        """Tick ``tick`` ended where the next batch is ``key`` = (pass, batch)."""
+        self._ticks.append(tick)
+        self._keys.append(key)
+
+    def before(self, tick: int) -> tuple[int, int] | None:
         """The first batch that tick ``tick`` consumed; None if that is no longer known."""
-        i = bisect_right(self._ends, tick - 1, key=itemgetter(0))
-        return self._ends[i - 1][1] if i else None
+        i = bisect_right(self._ticks, tick - 1)
+        return self._keys[i - 1] if i else None
 
-    def state_dict(self) -> list[tuple[int, Key]]:
+    def state_dict(self) -> list[tuple[int, tuple[int, int]]]:
         """Ticks and keys."""
-        return list(self._ends)
+        return list(zip(self._ticks, self._keys, strict=True))
 
-    def load_state_dict(self, state: list[tuple[int, Key]]) -> None:
+    def load_state_dict(self, state: list[tuple[int, tuple[int, int]]]) -> None:
         """Take over what another trail remembers."""
         self.clear()
-        self._ends.extend(state)
+        for tick, key in state:
+            self.append(tick, key)
 
     def back_to(self, tick: int) -> None:
         """The data was rewound to where tick ``tick`` ended: later ticks' batches lie on another branch."""
-        while self._ends and self._ends[-1][0] > tick:
-            self._ends.pop()
+        while self._ticks and self._ticks[-1] > tick:
+            self._ticks.pop()
+            self._keys.pop()
 
     def clear(self) -> None:
         """Forget all: another state was loaded, on another course."""
-        self._ends.clear()
+        self._ticks.clear()
+        self._keys.clear()

@@ -229,7 +229,7 @@ class Cycle:
         tick = now.tick = now.tick + 1
         now.step += 1
         if feed is not None:
-            run.trail.append((tick, feed.key))
+            run.trail.append(tick, feed.key)
         expected, mix = run.expected, run.mix
         if expected.names or (mix is not None and mix.told_version != mix.mixture.version):
             expected.tell(signals, mix)
