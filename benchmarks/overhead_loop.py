@@ -41,6 +41,7 @@ Arm = Iterator[Controller | None]
 PARTS = ("signals", "monitors", "engine", "journal", "metrics", "loop")
 
 WATCHED = (
+    ("loop", "_wiring.cycle", "before_step after_step"),
     ("signals", "_recorder", "backward grad_norm log clear"),
     ("signals", "_recorder.by_source", "add"),
     ("signals", "_wiring.cycle._exchange", "measure"),
@@ -55,8 +56,8 @@ WATCHED = (
 )
 """What is timed of a controller: part, whose methods, which ones. What is renamed there is renamed here."""
 
-ENTRANCES = "backward clipped before_step after_step requested pulled", "log log_examples"
-"""Of the wiring and of the controller: what they take beyond the parts is the part "loop"."""
+ENTRANCES = "backward clipped requested pulled", "log log_examples"
+"""Of the wiring and of the controller: what these and the steps take beyond the parts is the part "loop"."""
 
 wiring_of = attrgetter("_wiring")
 norms_of = attrgetter("_wiring.cycle._norms")

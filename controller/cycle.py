@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -136,10 +136,13 @@ class Cycle:
             TrainingStopped: the run was stopped, and no loader of ours could end the loop.
         """
         run, recorder = self.run, self.recorder
-        if not recorder.micro_batches:
+        if recorder.micro_batches:
+            if self._inside:
+                return  # a closure's later evaluations are not the loss of this step
+        elif self._fed and self._begun and run.stopped is None:
+            self._termination.armed = True  # as at the begin of any tick: mostly there is no more to it
+        else:
             self._begin_tick()
-        elif self._inside:
-            return  # a closure's later evaluations are not the loss of this step
         if run.clock.tick <= SETTLED and made_before(loss, self._pulled_at):
             self._reads_ahead()
         recorder.backward(loss, run.accelerator.gradient_state.num_steps, run.ranks.world)
@@ -194,7 +197,7 @@ class Cycle:
         run.learning_rate.apply(tick)
         if now.branch != self._sample.branch:
             norms.take_shares()  # of an update that was taken back
-        sample = self._sample = Sample(now.step + 1, tick, now.branch)
+        sample = self._sample = Sample(now.step + 1, tick, now.branch, {})
         self._skipped = False
         self._inside = closure
         if not closure:
@@ -219,38 +222,37 @@ class Cycle:
         if self._inside:
             self._inside = False
             self._exchange.measure(sample)
-        signals, now = sample.signals, run.clock
-        signals["lr"] = run.learning_rate.effective
-        if run.learning_rate.overridden:
-            run.learning_rate.release()
-        now.tick += 1
+        signals, now, rate = sample.signals, run.clock, run.learning_rate
+        signals["lr"] = rate.effective
+        if rate.overridden:
+            rate.release()
+        tick = now.tick = now.tick + 1
         now.step += 1
         if feed is not None:
-            run.trail.append(now.tick, feed.key)
+            run.trail.append(tick, feed.key)
         expected, mix = run.expected, run.mix
         if expected.names or (mix is not None and mix.told_version != mix.mixture.version):
             expected.tell(signals, mix)
-        if self._last_step is not None:
-            seconds = run.step_seconds = began - self._last_step
-            signals["step_time"] = seconds
-            if seconds > 0.0 and recorder.examples:
+        last, self._last_step = self._last_step, began
+        if last is not None:
+            seconds = run.step_seconds = signals["step_time"] = began - last
+            if recorder.examples and seconds > 0.0:
                 signals["samples_per_second"] = recorder.examples * run.ranks.world / seconds
-        self._last_step = began
-        measured = {}
+        measured: Mapping[str, torch.Tensor] = {}
         if self._norms.measuring and not self._skipped:
-            measured = self._norms.after_step(now.tick, run.step_seconds)
+            measured = self._norms.after_step(tick, run.step_seconds)
         self._spent["signals"] += self._clock() - began
         if self._exchange.delayed:
             self._exchange.send(sample, measured)
             self._judge_arrived()
         else:
-            for name, value in measured.items():
-                signals[name] = float(value)
+            if measured:
+                signals |= {name: float(value) for name, value in measured.items()}
             self._orders.judge(sample)
         doubt = None if self._report is None else recorder.doubt
         recorder.clear()
         if run.layers.live:
-            run.layers.expire(now.tick + 1)
+            run.layers.expire(tick + 1)
         self._pulled, self._fed = None, False
         if feed is None or self._ahead:
             self.at_rest()

@@ -12,6 +12,7 @@ from .norms import Norms, gradient_norm
 from .orders import Orders
 from .run import Run
 from .signals import CONTROL, Recorder, unpack
+from .supply import Supply
 from .termination import Termination
 from .transport import Transport
 
@@ -51,6 +52,7 @@ class Exchange:
         self._termination = termination
         self._transport = Transport(run.accelerator.device)
         self._vector: torch.Tensor | None = None
+        self._alone = run.ranks.world == 1 and not norms.spread
 
     def measure(self, sample: Sample) -> None:
         """Pack the tick's signals and reduce them; put them into the sample where they are not delayed."""
@@ -61,7 +63,8 @@ class Exchange:
             recorder.norms(self._norms.take_shares())
         if sample.tick == 1:
             run.ranks.agree(recorder.names)
-        flags = self._orders.flags
+        # Alone, this process does what it has ordered without being told.
+        flags = 0 if self._alone and self._orders.pending is None else self._orders.flags
         since = sample.tick - run.ring.last_tick
         if since >= run.ring.base or run.ring.last_tick < 0 or self._termination.asked:
             flags |= self._keeping.flags
@@ -71,19 +74,26 @@ class Exchange:
             vector = recorder.device_vector(run.accelerator.device, float(flags))
             self._vector = run.ranks.reduce(vector)
             return
+        if self._alone:
+            mix = run.mix
+            planned = mix.planned if mix is not None and recorder.tells_supply else None
+            sample.signals = recorder.measured(planned)
+            if flags:
+                self._heed(flags)
+            return
         sums, counts = recorder.on_host(float(flags))
         if run.ranks.world > 1:
             # NCCL reduces what lies on the device; the round trip is the price of judging before the step.
             packed = torch.tensor([sums, counts], dtype=torch.float64, device=run.accelerator.device)
             sums, counts = run.ranks.reduce(packed).tolist()
-        signals = sample.signals = unpack(recorder.names, sums, counts, self._planned())
+        signals = sample.signals = unpack(recorder.names, sums, counts, self._supply())
         if control := signals.pop(CONTROL, 0.0):
             self._heed(control)
 
     def send(self, sample: Sample, extras: Mapping[str, torch.Tensor]) -> None:
         """What was packed, and scalars measured after it, are on their way into this sample."""
         assert self._vector is not None
-        self._transport.send(sample, self._recorder.names, self._vector, extras, self._planned())
+        self._transport.send(sample, self._recorder.names, self._vector, extras, self._supply())
 
     def arrived(self, *, all_of_them: bool = False) -> Iterator[Sample]:
         """Samples whose numbers have come from the device; waits for them if it is to be all."""
@@ -92,9 +102,9 @@ class Exchange:
                 self._heed(control)
             yield sample
 
-    def _planned(self) -> Mapping[str, float] | None:
+    def _supply(self) -> Supply | None:
         mix = self._run.mix
-        return mix.planned if mix is not None and self._recorder.tells_supply else None
+        return self._recorder.supply(mix.planned) if mix is not None and self._recorder.tells_supply else None
 
     def _heed(self, control: float) -> None:
         """Read rank 0's flags off the control slot (a mean over ranks), and whether any process is to end."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-_DIVISION = "DivBackward0"
+DIVISION = "DivBackward0"
+"""Name of the graph's last node where the loop divided its loss: a division by anything."""
 
 
 def hand_divisor(loss: torch.Tensor) -> float:
@@ -15,10 +16,7 @@ def hand_divisor(loss: torch.Tensor) -> float:
     Loops that count accumulation by hand write ``loss = loss / steps`` before ``backward``: the
     division by a Python number is then the graph's last node.
     """
-    node = loss.grad_fn
-    if node is None or node.name() != _DIVISION:
-        return 1.0
-    number = _whole_operand(node, _DIVISION)
+    number = _whole_operand(loss.grad_fn, DIVISION)
     return number if number >= 2.0 else 1.0
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from zlib import crc32
 
 import torch
 
@@ -31,29 +30,59 @@ class Repeats:
     """
 
     def __init__(self) -> None:
-        self._last: deque[list[int]] = deque(maxlen=_REMEMBERED)
+        self._last: deque[bytes] = deque(maxlen=_REMEMBERED)
+        self._plain = True  # so far batches were as most are: flat, and numpy could read what counts
 
     def look(self, batch: Any) -> float | None:
         """1 for a batch that has just been there, 0 for another one; None where that cannot be told."""
-        found: list[torch.Tensor] = []
-        most = 0
-        # By its values where it is as flat as most are: a generator for each would cost more than the rest.
-        flat = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list) else None
-        for tensor in tensors_of(batch) if flat is None else flat:
-            if type(tensor) is not torch.Tensor:
-                found += [each for each in tensors_of(tensor) if each.is_cpu and each.layout is torch.strided]
-            elif tensor.is_cpu and tensor.layout is torch.strided:
-                found.append(tensor)
-        for tensor in found:
-            most = max(most, tensor.numel())
-        now = []
-        for tensor in found:
-            if most and 2 * tensor.numel() >= most:
-                if tensor.dtype not in _NUMPY_KNOWS or tensor.requires_grad:
-                    tensor = tensor.detach().contiguous().view(torch.uint8)
-                values = tensor.numpy()
-                # An odd stride, so that it falls into all columns of a picture.
-                now.append(crc32(values.reshape(-1)[:: values.size // _LOOKED_AT | 1].tobytes()))
+        if type(batch) is list:
+            parts = batch
+        else:
+            parts = list(batch.values() if isinstance(batch, Mapping) else tensors_of(batch))
+        if self._plain:
+            try:
+                now = _marks(parts, torch.Tensor.numpy)
+            except (AttributeError, TypeError, RuntimeError):
+                self._plain = False  # for good: an error at every tick would cost more than the questions
+        if not self._plain:
+            now = _marks(_on_host(parts), _read)
         known, first = now in self._last, not self._last
         self._last.append(now)
-        return None if first or not most else float(known)
+        return None if first or not now else float(known)
+
+
+def _marks(tensors: Sequence[torch.Tensor], read: Callable[[torch.Tensor], Any]) -> bytes:
+    """Elements of each tensor that counts, one after another: none where all are empty."""
+    sizes = []
+    most = 1
+    for tensor in tensors:
+        sizes.append(size := tensor.numel())
+        if size > most:
+            most = size
+    marks = b""
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if 2 * size >= most:
+            values = read(tensor)
+            # An odd stride, so that it falls into all columns of a picture.
+            stride = values.size // _LOOKED_AT | 1
+            marks += (values if stride == 1 else values.reshape(-1)[::stride]).tobytes()
+    return marks
+
+
+def _on_host(parts: Iterable[Any]) -> list[torch.Tensor]:
+    """What of them, or within them, are tensors of the host."""
+    found: list[torch.Tensor] = []
+    for part in parts:
+        # A generator for each of them would cost more than the rest.
+        if type(part) is not torch.Tensor:
+            found += [each for each in tensors_of(part) if each.is_cpu and each.layout is torch.strided]
+        elif part.is_cpu and part.layout is torch.strided:
+            found.append(part)
+    return found
+
+
+def _read(tensor: torch.Tensor) -> Any:
+    """Its values for numpy; of a type that numpy does not know its bytes."""
+    if tensor.dtype not in _NUMPY_KNOWS or tensor.requires_grad:
+        tensor = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return tensor.numpy()

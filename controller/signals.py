@@ -7,24 +7,22 @@ counts is packed, reduced over the processes (the tick's only collective) and re
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
 from typing import Any
 
 import torch
 
-from ..monitors.types import SOURCE_PREFIX, SUPPLY_PREFIX
-from .hand_scaling import hand_divisor, hand_factor
-from .shards import whole
+from ..monitors.types import SOURCE_PREFIX
+from .hand_scaling import DIVISION, hand_divisor, hand_factor
+from .scalars import number, scalar, square, stack
 from .source_losses import SourceLosses
+from .supply import Supply
 
 log = logging.getLogger("midcourse")
 
 CONTROL = "control"
 """Slot of the vector by which rank 0 announces a command for the next batch request."""
-
-SCARCE = 0.3
-"""Of what is asked of a source so much comes where it is scarce: what evidence is gathered for."""
 
 SQUARED = " squared"
 """Ends the names of slots for norms: where processes hold parts of a tensor, their squares add up."""
@@ -38,17 +36,18 @@ UNNAMED = "with several processes signals are named up front: Controller(..., si
 
 def count_examples(batch: Any) -> int:
     """Length of the first tensor in a batch of any shape; 0 where there is none (text, objects)."""
-    if isinstance(batch, torch.Tensor):
-        return batch.shape[0] if batch.ndim else 0
-    if not isinstance(batch, (list, tuple)):
-        if not isinstance(batch, Mapping):
+    if type(batch) is not list:  # as most are
+        if isinstance(batch, torch.Tensor):
+            return batch.shape[0] if batch.ndim else 0
+        if isinstance(batch, Mapping):
+            batch = batch.values()
+        elif not isinstance(batch, (list, tuple)):
             return 0
-        batch = batch.values()
     for part in batch:
         # Mostly the first part is a tensor with examples in it.
-        count = part.shape[0] if type(part) is torch.Tensor and part.ndim else count_examples(part)
-        if count:
-            return int(count)
+        shape = part.shape if type(part) is torch.Tensor else (count_examples(part),)
+        if shape and shape[0]:
+            return int(shape[0])
     return 0
 
 
@@ -105,7 +104,8 @@ class Recorder:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        sources = (SOURCE_PREFIX + name for name in self.sources)
+        self._source_names = sources = [SOURCE_PREFIX + name for name in self.sources]
+        self._supply: Supply | None = None
         norms = _NORMS if self._spread_norms else _NORMS[:1]
         own = [CONTROL, "loss", *(name + SQUARED for name in norms)]
         self._sources_at = len(own)
@@ -129,9 +129,11 @@ class Recorder:
         ``steps`` is the number by which Accelerate is about to divide it.
         """
         plain = type(loss) is torch.Tensor and loss.is_cpu and not loss.ndim
-        value = loss.item() if plain else _number(loss.detach().mean() if loss.ndim else loss)
+        value = loss.item() if plain else number(loss.detach().mean() if loss.ndim else loss)
         self._loss = value if self._loss is None else self._loss + value
-        self._divisors.append(hand_divisor(loss))
+        last = loss.grad_fn
+        divided = last is not None and last.name() == DIVISION
+        self._divisors.append(hand_divisor(loss) if divided else 1.0)
         self._steps = steps
         self._shares = steps > 1 and hand_factor(loss) == steps * processes
         self.micro_batches += 1
@@ -141,7 +143,7 @@ class Recorder:
         if type(norm) is torch.Tensor and norm.is_cpu:
             self.norm = norm.item()
         elif norm is not None:
-            self.norm = _number(norm) if isinstance(norm, torch.Tensor) else norm
+            self.norm = number(norm) if isinstance(norm, torch.Tensor) else norm
 
     def norms(self, shares: tuple[torch.Tensor, torch.Tensor] | None) -> None:
         """Take this process's shares of the norms of parameters and update, for the vector of this tick."""
@@ -152,9 +154,9 @@ class Recorder:
         for name, value in signals.items():
             if name not in self._logged and name != "loss" and not self._admits(name):
                 continue
-            scalar = value if type(value) is float else _scalar(name, value)
+            taken = value if type(value) is float else scalar(name, value)
             held, count = self._log.get(name, _NONE_YET)
-            self._log[name] = (held + scalar, count + 1)
+            self._log[name] = (held + taken, count + 1)
 
     def _admits(self, name: str) -> bool:
         """Whether a name that is new gets a slot."""
@@ -166,6 +168,37 @@ class Recorder:
         self._logged[name] = None
         self._lay_out()
         return True
+
+    def supply(self, planned: Mapping[str, float]) -> Supply:
+        """What is asked of the sources while these shares of them are planned."""
+        if self._supply is None or self._supply.planned is not planned:
+            self._supply = Supply(self.sources, planned, self._sources_at)
+        return self._supply
+
+    def measured(self, planned: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The tick's signals where one process has all of them: what ``unpack`` would read off its vector.
+
+        ``planned`` are the sources' shares that were asked for, where their supply is told.
+        """
+        signals: dict[str, float] = {}
+        loss, known = self._mean_loss()
+        if known:
+            signals["loss"] = float(loss)
+        norm = self.norm
+        if norm is not None:
+            signals["grad_norm"] = sqrt(norm * norm if type(norm) is float else square(norm))
+        sums, counts = self.by_source.host()
+        for name, total, count in zip(self._source_names, sums, counts, strict=True):
+            if count:
+                signals[name] = total / count
+        if self._log:
+            for name in self._logged:
+                if name in self._log:
+                    logged, times = self._log[name]
+                    signals[name] = float(logged / times)
+        if planned is not None:
+            self.supply(planned).tell(signals, counts)
+        return signals
 
     def on_host(self, control: float = 0.0) -> tuple[list[float], list[float]]:
         """The tick's sums of all names, and their counts, read where they lie in host memory."""
@@ -180,7 +213,7 @@ class Recorder:
         sums, counts = self._scalars(control)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         at = self._sources_at
-        packed_sums, packed_counts = _stack(sums, dtype, device), _stack(counts, dtype, device)
+        packed_sums, packed_counts = stack(sums, dtype, device), stack(counts, dtype, device)
         source_sums, source_counts = self.by_source.device(device, dtype)
         return torch.cat(
             [
@@ -201,10 +234,10 @@ class Recorder:
         if norm is None:
             sums, counts = [control, loss, 0.0], [1.0, loss_count, 0.0]
         else:
-            square = norm * norm if type(norm) is float else _square(norm)
-            sums, counts = [control, loss, square], [1.0, loss_count, 1.0]
+            squared = norm * norm if type(norm) is float else square(norm)
+            sums, counts = [control, loss, squared], [1.0, loss_count, 1.0]
         if self._spread_norms:
-            parameters, update = (0.0, 0.0) if self._norms is None else map(_square, self._norms)
+            parameters, update = (0.0, 0.0) if self._norms is None else map(square, self._norms)
             # The mean of the ratio's slot is the sum of one's squares over the sum of the other's.
             sums += [parameters, update]
             counts += [float(self._norms is not None), parameters]
@@ -257,62 +290,16 @@ def unpack(
     names: Sequence[str],
     sums: Sequence[float],
     counts: Sequence[float],
-    planned: Mapping[str, float] | None = None,
+    supply: Supply | None = None,
 ) -> dict[str, float]:
-    """Means of what was measured, by name; what no process measured is missing.
-
-    ``planned`` are the sources' shares that were asked for: the evidence that as much came of each is then
-    told too, as ``monitors.scarce`` reads it.
-    """
+    """Means of what was measured, by name, and the sources' supply; what no process measured is missing."""
     signals: dict[str, float] = {}
     for name, total, count in zip(names, sums, counts, strict=True):
         if count > 0 or count != count:
             if name in _SQUARES:
-                signals[_SQUARES[name]] = math.sqrt(total / count)
+                signals[_SQUARES[name]] = sqrt(total / count)
             else:
                 signals[name] = total / count
-    if planned:
-        signals |= _supplies(dict(zip(names, counts, strict=True)), planned)
+    if supply is not None:
+        supply.tell(signals, counts[supply.slots])
     return signals
-
-
-def _supplies(counts: Mapping[str, float], planned: Mapping[str, float]) -> dict[str, float]:
-    """The logarithm of Poisson's likelihood ratio, for all of what was planned against ``SCARCE`` of it."""
-    came = {name: counts.get(SOURCE_PREFIX + name, 0.0) for name in planned}
-    whole = sum(came.values())
-    return {
-        SUPPLY_PREFIX + name: -(1 - SCARCE) * share * whole - math.log(SCARCE) * came[name]
-        for name, share in planned.items()
-        if share > 0 and whole > 0
-    }
-
-
-def _square(norm: torch.Tensor | float) -> torch.Tensor | float:
-    # Twice the exponent: what is finite in single precision has to stay so.
-    norm = norm.double() if isinstance(norm, torch.Tensor) and norm.device.type != "mps" else norm
-    return norm * norm
-
-
-def _number(scalar: torch.Tensor) -> torch.Tensor | float:
-    # In host memory it is read at once: arithmetic on tensors of one number costs ten times as much.
-    if type(scalar) is not torch.Tensor:
-        scalar = whole(scalar)
-    return scalar.item() if scalar.is_cpu else scalar.detach()
-
-
-def _scalar(name: str, value: torch.Tensor | float) -> torch.Tensor | float:
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    if value.numel() != 1:
-        raise ValueError(f"log({name}=...): one number is wanted, got shape {tuple(value.shape)}")
-    return _number(value)
-
-
-def _stack(values: Sequence[torch.Tensor | float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    # Host numbers are put together first: one transfer instead of one for each.
-    host = torch.tensor([v if not isinstance(v, torch.Tensor) else 0.0 for v in values], dtype=dtype)
-    packed = host.to(device, non_blocking=True)
-    for i, value in enumerate(values):
-        if isinstance(value, torch.Tensor):
-            packed[i] = value.to(device=device, dtype=dtype, non_blocking=True)
-    return packed

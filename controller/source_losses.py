@@ -52,11 +52,12 @@ class SourceLosses:
             self._add_on_device(losses.detach(), numbers.to(losses.device))
             return
         if count < MANY:
-            sums, counts = [0.0] * len(self.names), [0.0] * len(self.names)
+            sums: list[float] = [0.0] * len(self.names)
+            counts: list[float] = [0] * len(self.names)
             places = numbers.tolist()
             try:
                 for place, loss in zip(places, losses.tolist(), strict=True):
-                    counts[place] += 1.0
+                    counts[place] += 1
                     sums[place] += loss
             except (IndexError, TypeError):
                 raise self._no_source(places) from None

@@ -11,6 +11,7 @@ import torch
 
 from ..monitors.types import Sample
 from .signals import unpack
+from .supply import Supply
 
 
 @dataclass(slots=True)
@@ -20,7 +21,7 @@ class _Parcel:
     extras: tuple[str, ...]
     values: torch.Tensor
     arrived: Any
-    planned: Mapping[str, float] | None
+    supply: Supply | None
 
 
 class Transport:
@@ -40,11 +41,11 @@ class Transport:
         names: Sequence[str],
         vector: torch.Tensor,
         extras: Mapping[str, torch.Tensor],
-        planned: Mapping[str, float] | None = None,
+        supply: Supply | None = None,
     ) -> None:
         """Start the copy of a reduced vector, and of scalars measured after it, for this sample.
 
-        ``planned`` are the sources' shares that were asked for at its tick, where that is of interest.
+        ``supply`` is what was asked of the sources at its tick, where that is of interest.
         """
         scalars = [value.reshape(1).to(vector.dtype) for value in extras.values()]
         packed = torch.cat([vector, *scalars])
@@ -55,7 +56,7 @@ class Transport:
         if on_cuda:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        self._parcels.append(_Parcel(sample, tuple(names), tuple(extras), values, arrived, planned))
+        self._parcels.append(_Parcel(sample, tuple(names), tuple(extras), values, arrived, supply))
 
     def receive(self, *, all_of_them: bool = False) -> list[Sample]:
         """Samples that are complete now: all but the newest, or every one at the end of a run."""
@@ -71,6 +72,6 @@ def _open(parcel: _Parcel) -> Sample:
     values = parcel.values.tolist()
     count = len(parcel.names)
     cut = 2 * count
-    parcel.sample.signals.update(unpack(parcel.names, values[:count], values[count:cut], parcel.planned))
+    parcel.sample.signals.update(unpack(parcel.names, values[:count], values[count:cut], parcel.supply))
     parcel.sample.signals.update(zip(parcel.extras, values[cut:], strict=True))
     return parcel.sample

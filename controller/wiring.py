@@ -52,13 +52,9 @@ def _guarded(part: Callable[Concatenate[Cycle, P], T]) -> Callable[Concatenate[W
             return None
         try:
             return part(wiring.cycle, *args, **kwargs)
-        except TrainingStopped:
-            raise
-        except Exception:
-            if wiring.several:
-                # The other ranks would wait for ever for one that stopped watching.
+        except Exception as error:
+            if not wiring.survives(error):
                 raise
-            wiring.give_up()
             return None
 
     return guarded
@@ -164,8 +160,6 @@ class Wiring:
         if self.cycle is not None:
             self.cycle.backward(loss)
 
-    before_step = _guarded(Cycle.before_step)
-    after_step = _guarded(Cycle.after_step)
     requested = _guarded(Cycle.requested)
     pulled = _guarded(Cycle.pulled)
     entered = _guarded(Cycle.entered)
@@ -173,6 +167,17 @@ class Wiring:
     _left = _guarded(Cycle.left)
     _loaded = _guarded(Cycle.loaded)
     _ended = _guarded(Cycle.loop_ended)
+
+    def survives(self, error: Exception) -> bool:
+        """A part of the cycle has raised this, which is being handled: that ends the watching, if it may."""
+        # The other ranks would wait for ever for one that stopped watching.
+        if self.several or isinstance(error, TrainingStopped):
+            return False
+        log.exception("Midcourse failed and leaves the run: training goes on unwatched")
+        if self._records is not None:
+            self._records.metrics.error("controller")
+        self.close()
+        return True
 
     def step_raised(self) -> None:
         """The optimizer's step raised."""
@@ -249,7 +254,7 @@ class Wiring:
             leave=self._leave,
             clock=self._settings.clock,
         )
-        self._wrapping.steer(optimizer)
+        self._wrapping.steer(optimizer, self.cycle)
 
     def _own_state(self) -> dict[str, Any]:
         assert self.cycle is not None
@@ -357,13 +362,6 @@ class Wiring:
         if self._records is not None:
             tick = self._time.tick if self.cycle is None else self.cycle.run.clock.tick
             self._records.pilot.event(kind, tick, detail)
-
-    def give_up(self) -> None:
-        """A part of the cycle has failed: that ends the watching."""
-        log.exception("Midcourse failed and leaves the run: training goes on unwatched")
-        if self._records is not None:
-            self._records.metrics.error("controller")
-        self.close()
 
     def _step(self) -> int:
         return 0 if self.cycle is None else self.cycle.run.clock.step

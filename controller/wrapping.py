@@ -7,6 +7,7 @@ puts the instance back.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any, Protocol
 
@@ -37,16 +38,12 @@ class Listener(Desk, Protocol):
         """``accelerator.clip_grad_norm_`` returned this norm."""
         ...
 
-    def before_step(self, *, closure: bool) -> None:
-        """The inner optimizer's step begins; with a closure it evaluates the loss inside."""
-        ...
-
-    def after_step(self) -> None:
-        """The inner optimizer's step is done."""
-        ...
-
     def step_raised(self) -> None:
         """The optimizer's step raised, so that it will not be reported as done."""
+        ...
+
+    def survives(self, error: Exception) -> bool:
+        """Whether the training goes on, unwatched, though a follower has raised this; else it is raised."""
         ...
 
     def loaded(self, folder: str | None) -> None:
@@ -59,6 +56,18 @@ class Listener(Desk, Protocol):
 
     def close(self) -> None:
         """``accelerator.end_training`` was called."""
+        ...
+
+
+class Follower(Protocol):
+    """Follows an optimizer's steps."""
+
+    def before_step(self, *, closure: bool) -> None:
+        """The inner optimizer's step begins; with a closure it evaluates the loss inside."""
+        ...
+
+    def after_step(self) -> None:
+        """The inner optimizer's step is done."""
         ...
 
 
@@ -92,12 +101,12 @@ class Wrapping:
         self._patch(accelerator, "free_memory", _led_by(self._free_memory))
         self._patch(accelerator, "end_training", _led_by(self._end_training))
 
-    def steer(self, optimizer: Any) -> None:
-        """Follow the steps of this prepared optimizer."""
+    def steer(self, optimizer: Any, follower: Follower) -> None:
+        """Have the steps of this prepared optimizer followed."""
         inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
         self._hooks = [
-            inner.register_step_pre_hook(self._before_step),
-            inner.register_step_post_hook(self._after_step),
+            inner.register_step_pre_hook(partial(self._before_step, follower)),
+            inner.register_step_post_hook(partial(self._after_step, follower)),
         ]
         self._patch(optimizer, "step", self._step)
 
@@ -178,18 +187,27 @@ class Wrapping:
 
         return instrumented
 
-    def _before_step(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_step(self, follower: Follower, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # A subclass's step that calls its parent's runs torch's hooks once for each of them.
         self._depth += 1
         if self._depth == 1:
             # The first argument is the optimizer; of the others one may be a closure.
-            closure = True in map(callable, (*args[1:], kwargs.get("closure")))
-            self._listener.before_step(closure=closure)
+            plain = not kwargs and args[1:] == (None,)  # as Accelerate calls it
+            closure = not plain and True in map(callable, (*args[1:], kwargs.get("closure")))
+            try:
+                follower.before_step(closure=closure)
+            except Exception as error:
+                if not self._listener.survives(error):
+                    raise
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, follower: Follower, *_: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._listener.after_step()
+            try:
+                follower.after_step()
+            except Exception as error:
+                if not self._listener.survives(error):
+                    raise
 
     def _skip_first_batches(self, original: Original, dataloader: Any, num_batches: int = 0) -> Any:
         if type(dataloader) is not WatchedLoader:

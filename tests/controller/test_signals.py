@@ -161,9 +161,13 @@ names = st.sampled_from(["aux", "kl", "eval/loss"])
     st.lists(st.floats(-1e6, 1e6), max_size=4),
     st.lists(st.tuples(names, st.floats(-1e6, 1e6)), max_size=5),
     st.lists(st.tuples(st.integers(0, 2), st.floats(-1e3, 1e3, width=32)), max_size=6),
+    st.none() | st.floats(0.0, 1e300),
 )
 def test_host_and_device_vectors_say_the_same(
-    losses: list[float], logged: list[tuple[str, float]], examples: list[tuple[int, float]]
+    losses: list[float],
+    logged: list[tuple[str, float]],
+    examples: list[tuple[int, float]],
+    norm: float | None,
 ) -> None:
     recorder = Recorder(sources=("a", "b", "c"))
     for loss in losses:
@@ -174,6 +178,12 @@ def test_host_and_device_vectors_say_the_same(
         recorder.by_source.add(torch.tensor([v for _, v in examples]), torch.tensor([n for n, _ in examples]))
     sums, counts = recorder.on_host(3.0)
     assert [*sums, *counts] == recorder.device_vector(torch.device("cpu"), 3.0).tolist()
+    # One process needs no vector, and has the same signals in the same order to the last bit.
+    recorder.grad_norm(norm)
+    for planned in ({"c": 0.5, "a": 0.2, "b": 0.3}, {"c": 0.5, "a": 0.0, "gone": 0.5}):
+        told = unpack(recorder.names, *recorder.on_host(3.0), recorder.supply(planned))
+        del told["control"]
+        assert list(told.items()) == list(recorder.measured(planned).items())
 
 
 def test_the_norms_are_those_of_parameters_and_update() -> None:

@@ -12,7 +12,7 @@ from small_loop import BATCH, Died, Trace, train
 
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.outside import objections
-from midcourse.controller.signals import Recorder, unpack
+from midcourse.controller.signals import Recorder
 from midcourse.policies.policy import parse_policy
 
 torch.set_num_threads(1)
@@ -82,7 +82,7 @@ def test_where_no_policy_reads_it_it_is_not_told(tmp_path: Path) -> None:
 def test_of_a_source_of_which_none_came_there_is_evidence_against_it() -> None:
     recorder = Recorder(("a", "b", "c"))
     recorder.by_source.add(torch.ones(8), ["a"] * 6 + ["b"] * 2)
-    signals = unpack(recorder.names, *recorder.on_host(), {"a": 0.5, "b": 0.25, "c": 0.25})
+    signals = recorder.measured({"a": 0.5, "b": 0.25, "c": 0.25})
     told = {name[-1]: value for name, value in signals.items() if name.startswith("supply/")}
     assert told == pytest.approx({"a": evidence(6, 0.5, 8), "b": evidence(2, 0.25, 8), "c": -0.7 * 0.25 * 8})
     assert told["a"] > 0.0
@@ -91,7 +91,7 @@ def test_of_a_source_of_which_none_came_there_is_evidence_against_it() -> None:
 
 def test_where_nothing_is_told_of_the_sources_nothing_is_of_their_supply() -> None:
     recorder = Recorder(("a", "b"))
-    assert not any("supply" in name for name in unpack(recorder.names, *recorder.on_host(), {"a": 1.0}))
+    assert recorder.measured({"a": 1.0}) == {}
 
 
 @pytest.mark.parametrize("signal", ["supply/source=*", "supply/source=code", "repeats", "moment_lag"])

@@ -15,6 +15,7 @@ from small_loop import StatefulStream, Stream, Trace, train
 from test_trial import ARMS, STEPS, TRIGGER, outcomes, scores, trial_policy
 
 from midcourse.controller import assembly
+from midcourse.controller.cycle import Cycle
 from midcourse.controller.journal.place import JournalError
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.journal.store import Journal
@@ -23,7 +24,6 @@ from midcourse.controller.recorded.backtest import backtest
 from midcourse.controller.recorded.journal_runs import read_journal
 from midcourse.controller.ring import Ring
 from midcourse.controller.trial import Trial
-from midcourse.controller.wiring import Wiring
 from midcourse.monitors.types import Sample
 from midcourse.policies.policy import parse_policy
 from midcourse.policies.types import Disposition, Result, Status
@@ -232,14 +232,14 @@ def test_late_signals_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_loop_that_loads_a_state_of_its_own_ends_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after_step = Wiring.after_step
+    after_step = Cycle.after_step
 
-    def then_loads(self: Wiring) -> None:
+    def then_loads(self: Cycle) -> None:
         after_step(self)
-        if self.cycle is not None and self.cycle.run.clock.tick == TRIGGER + 40:
-            self.loaded("a folder")
+        if self.run.clock.tick == TRIGGER + 40:
+            self.loaded()
 
-    monkeypatch.setattr(Wiring, "after_step", then_loads)
+    monkeypatch.setattr(Cycle, "after_step", then_loads)
     trace = tried(tmp_path, list(ARMS))
     [outcome, *_] = outcomes(tmp_path)
     assert (outcome.status, outcome.tick) == (Status.FAILED, TRIGGER + 40)
