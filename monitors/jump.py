@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .calm import Leeway
 from .scale import WARM_UP
 from .trend import TrendScale
 from .types import ParameterError, Tuned
@@ -70,6 +71,9 @@ class Jump(ScaledMonitor):
         super().__init__(signal, TrendScale(window, warm_up, log), threshold, stale_after)
         self._left: int | None = None  # the tick at which it left its level
         self._onset: int | None = None  # the same, while it alarms
+
+    def _leeway(self) -> Leeway:
+        return Leeway(low=-self.threshold, high=self.threshold)
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         distance = abs(z)

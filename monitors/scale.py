@@ -8,6 +8,7 @@ from math import exp, inf, log, nan
 from statistics import median
 from typing import Any
 
+from .calm import BLOCK, Bounds
 from .changes import Effect, Kind
 from .own_code import copy_code
 from .types import ParameterError
@@ -27,6 +28,7 @@ _SETTLES = 16
 """Values after which a signal that was meant to move has a level again: its median is then known to half a
 noise."""
 
+_BLOCKS = 12  # blocks in a window: after one the quartiles are still where they were, roughly
 _FEW = 4  # values whose spread says nothing
 LEAST = 1e-30  # stands for zero and below in log; keeps the noise of a signal that is always 0 above 0
 
@@ -57,8 +59,8 @@ class RobustScale:
     """
 
     __slots__ = (
-        *("_count", "_differs", "_expected", "_log", "_room", "_settling", "_values", "_window"),
-        *("level", "noise", "tick", "warm_up", "z"),
+        *("_count", "_differs", "_expected", "_room", "_settling", "_values", "_window"),
+        *("level", "log", "noise", "tick", "warm_up", "z", "zs"),
     )
 
     def __init_subclass__(cls) -> None:
@@ -77,15 +79,16 @@ class RobustScale:
         self._room = inf  # how far they may have moved, as a share of the level
         self._expected: int | None = None  # tick of the last change that was meant
         self.warm_up = warm_up
-        self._log = log
+        self.log = log
         self.level = nan
         self.noise = nan
         self.tick: int | None = None  # of the last value, and its z: told by those who share the scale
         self.z: float | None = None
+        self.zs: list[float] = []  # the same of the last block
 
     def take(self, value: float) -> float | None:
         """Score a finite value against those before it, then take it in; None while warming up."""
-        if self._log:
+        if self.log:
             value = log(max(value, LEAST))
         if self._settling is not None:
             return self._settle(value, self._settling)
@@ -100,7 +103,7 @@ class RobustScale:
             return None
         # Comparisons, not min() and max(): this runs for every monitor at every tick, and those are calls.
         low, middle, high = values.quartiles()
-        floor = FLOOR if self._log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
+        floor = FLOOR if self.log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
         if floor < LEAST:
             floor = LEAST
         sigma = (high - low) / IQR
@@ -116,12 +119,48 @@ class RobustScale:
         elif z < -CLIP:
             value = middle - CLIP * sigma
         values.push(value, size)
-        if self._log:
+        if self.log:
             middle = exp(middle)
             sigma *= middle
         self.level = middle
         self.noise = sigma
         return z
+
+    def take_all(self, values: Sequence[float]) -> list[float]:
+        """``take`` one after the other once it is warm: their z."""
+        return [self.take(value) for value in values]  # type: ignore[misc]
+
+    @property
+    def block(self) -> int:
+        """Values that ``bounds`` can say something of without becoming too wide to be of use."""
+        count = len(self._values) // _BLOCKS
+        return count if count < BLOCK else BLOCK
+
+    def bounds(self, pushes: int) -> Bounds | None:
+        """Level and noise, in log if ``log``, at each of so many next values, whatever they are.
+
+        None where they may be anything, or where more than one value may leave the window at a time.
+        """
+        values, size = self._values, self._next_size()
+        if len(values) > size:
+            return None
+        lowest, highest = values.median_within(pushes)
+        low, high = values.quartiles_within(pushes)
+        return self._at_least(lowest, highest, (high - low) / IQR)
+
+    def _next_size(self) -> int:
+        """How many values the window has after the next one; -1 while it is not as ever."""
+        if self._settling is not None or self._count < self.warm_up:
+            return -1
+        return self._window if self._count >= 2 * self._window else max(self._count // 2, self.warm_up)
+
+    def _at_least(self, lowest: float, highest: float, noise: float) -> Bounds | None:
+        """Bounds, with the floor that any level between these two puts below the noise."""
+        if lowest == -inf:
+            return None
+        nearest = lowest if lowest > 0 else -highest if highest < 0 else 0.0
+        floor = FLOOR if self.log else FLOOR * nearest
+        return Bounds(lowest, highest, max(noise, floor, LEAST))
 
     def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
         """The second estimate, from the values so far; called once with every value."""
@@ -145,7 +184,7 @@ class RobustScale:
 
     def _scaled(self, factor: float) -> None:
         """Have all values so far been so many times as large."""
-        if self._log:
+        if self.log:
             shift = log(factor)
             self._transform(lambda value: value + shift, 1.0)
         else:
@@ -169,7 +208,7 @@ class RobustScale:
             self._count = 2 * self.warm_up
             for each in new:
                 self._take_in(each)
-        if self._log:
+        if self.log:
             center = exp(center)
             sigma *= center
         self.level, self.noise = center, sigma
@@ -190,7 +229,7 @@ class RobustScale:
 
     def _floor(self, level: float) -> float:
         """The least noise at a level; ``take`` has it written out."""
-        return max(FLOOR if self._log else FLOOR * abs(level), LEAST)
+        return max(FLOOR if self.log else FLOOR * abs(level), LEAST)
 
     def _take_in(self, value: float) -> None:
         """Add a value that needs no score."""
@@ -210,8 +249,8 @@ class RobustScale:
 
     def same_as(self, other: RobustScale) -> bool:
         """Whether another scale says the same of all values to come."""
-        own = (type(self), self._window, self.warm_up, self._log, self.tick, self.state_dict())
-        return own == (type(other), other._window, other.warm_up, other._log, other.tick, other.state_dict())
+        own = (type(self), self._window, self.warm_up, self.log, self.tick, self.state_dict())
+        return own == (type(other), other._window, other.warm_up, other.log, other.tick, other.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The values that count, in order of arrival; level and noise come with the next one."""
@@ -255,6 +294,14 @@ class DifferencedScale(RobustScale):
             differences.push(change if change < most else most, size)
         self._last = value
         return sigma
+
+    def bounds(self, pushes: int) -> Bounds | None:
+        bounds = super().bounds(pushes)
+        if bounds is None or len(self._differences) > self._next_size():
+            return None
+        lowest, highest, noise = bounds
+        by_difference = self._differences.median_within(pushes)[0] / DIFFERENCE
+        return bounds if noise <= by_difference else self._at_least(lowest, highest, by_difference)
 
     def _now(self) -> tuple[float, float]:
         middle, sigma = super()._now()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .calm import Leeway
 from .changes import Way
 from .scale import WARM_UP, DifferencedScale, make_scale
 from .types import Tuned
@@ -55,6 +56,12 @@ class Spike(ScaledMonitor):
         scale = make_scale(signal, window, warm_up, log, DifferencedScale)
         super().__init__(signal, scale, threshold, stale_after)
         self._since: int | None = None
+
+    def _leeway(self) -> Leeway:
+        return Leeway(high=self.threshold)
+
+    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+        return zs[-1]
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         if z <= self.threshold:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import exp, log
 from typing import Any, ClassVar
 
+from .calm import Bounds
 from .scale import CLIP, FLOOR, IQR, LEAST, RobustScale
 from .window import SortedWindow
 
@@ -33,7 +34,7 @@ class TrendScale(RobustScale):
 
     def take(self, value: float) -> float | None:
         """Score a finite value against the line through those before it; None while warming up."""
-        if self._log:
+        if self.log:
             value = log(max(value, LEAST))
         if self._settling is not None:
             return self._settle(value, self._settling)
@@ -52,7 +53,7 @@ class TrendScale(RobustScale):
                 self._look_back(middle, rise / half)
             low, _, high = self._missed_by.quartiles()
             sigma = (high if high > -low else -low) * 2 / IQR
-            floor = FLOOR if self._log else FLOOR * abs(level)  # in log, 1e-3 is relative already
+            floor = FLOOR if self.log else FLOOR * abs(level)  # in log, 1e-3 is relative already
             if sigma < floor:
                 sigma = floor
             if sigma < LEAST:
@@ -65,7 +66,7 @@ class TrendScale(RobustScale):
                 missed_by = -CLIP * sigma
             self._missed_by.push(missed_by, size)
             value = level + missed_by
-            if self._log:
+            if self.log:
                 level = exp(level)
                 sigma *= level
             self.level = level
@@ -75,9 +76,26 @@ class TrendScale(RobustScale):
         newer.push(value, half)
         return z
 
+    def bounds(self, pushes: int) -> Bounds | None:
+        """As of any scale; the line that goes on is that through both halves, wherever they may lie by then."""
+        size = self._next_size()
+        if self._count <= self.warm_up or len(self._missed_by) > size:
+            return None
+        if max(len(self._values), len(self._older)) > size // 2:
+            return None
+        lowest, highest = self._values.median_within(pushes)
+        least, most = self._older.median_within(pushes)
+        lowest += self._follow(lowest - most) / 2
+        highest += self._follow(highest - least) / 2
+        low, high = self._missed_by.quartiles_within(pushes)
+        return self._at_least(lowest, highest, (high if high > -low else -low) * 2 / IQR)
+
     def _rise(self, middle: float) -> float:
         """From half to half of the window, where ``middle`` is the median of the newer one."""
-        rise = middle - self._older.median()
+        return self._follow(middle - self._older.median())
+
+    def _follow(self, rise: float) -> float:
+        """What of a rise is expected to go on."""
         return 0.0 if rise > 0.0 and not self._follows_rises else rise
 
     def _now(self) -> tuple[float, float]:

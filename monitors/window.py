@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
 
@@ -64,6 +65,29 @@ class SortedWindow:
         ordered = self._sorted
         count = len(ordered)
         return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+    def median_within(self, pushes: int) -> tuple[float, float]:
+        """The least and the largest that the median can be after so many pushes or fewer, whatever they are.
+
+        Each moves a place in the order by one at most: it adds a value, and takes no more than one out. A
+        window that grows moves the place of the median too, but by less than the value that stays.
+
+        >>> SortedWindow([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).median_within(2)
+        (1.0, 6.0)
+        >>> SortedWindow([1.0, 2.0, 3.0]).median_within(2)
+        (-inf, inf)
+        """
+        ordered = self._sorted
+        count = len(ordered)
+        at, to = (count - 1) // 2 - pushes, count // 2 + pushes
+        return (ordered[at], ordered[to]) if at >= 0 else (-inf, inf)
+
+    def quartiles_within(self, pushes: int) -> tuple[float, float]:
+        """The largest that the quantile at 1/4 can be by then, and the least that the one at 3/4 can be."""
+        ordered = self._sorted
+        last = len(ordered) - 1
+        at, to = 3 * last // 4 - pushes, (last + 3) // 4 + pushes
+        return (ordered[to], ordered[at]) if at >= 0 else (inf, -inf)
 
     def place(self, value: float) -> float:
         """Where a further value would stand among them, in (0, 1); its equals count by half.
