@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from math import nan
@@ -256,7 +256,7 @@ class ScaledMonitor(SignalMonitor):
         """What z it can bear at each of the next ``calm.BLOCK`` measurements and not alarm; None: unknown."""
         return None
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         """``_judge`` one after the other where none alarms; returns the last score."""
         for tick, z in zip(ticks, zs, strict=True):
             score, _ = self._judge(tick, z)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 
 from .base import STALE_AFTER, ScaledMonitor
@@ -44,7 +45,7 @@ class Baseline(ScaledMonitor):
     def _leeway(self) -> Leeway:
         return ANYTHING
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         return zs[-1]
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:

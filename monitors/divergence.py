@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
@@ -67,7 +68,7 @@ class Divergence(ScaledMonitor):
     def _leeway(self) -> Leeway | None:
         return Leeway(high=self.threshold) if self._last_high is self._high_before is None else None
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         return zs[-1]
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero, at_least
@@ -96,7 +97,7 @@ class Outliers(ScaledMonitor):
     def _leeway(self) -> Leeway | None:
         return None if self._high else Leeway(high=self.threshold)
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         return zs[-1]
 
     def _take_all(self, ticks: list[int], values: list[float]) -> Reading:

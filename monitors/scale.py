@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import exp, inf, log, nan
@@ -28,7 +29,7 @@ _SETTLES = 16
 """Values after which a signal that was meant to move has a level again: its median is then known to half a
 noise."""
 
-_BLOCKS = 12  # blocks in a window: after one the quartiles are still where they were, roughly
+_BLOCKS = 8  # blocks in a window: after one the quartiles are still where they were, roughly
 _FEW = 4  # values whose spread says nothing
 LEAST = 1e-30  # stands for zero and below in log; keeps the noise of a signal that is always 0 above 0
 
@@ -64,7 +65,7 @@ class RobustScale:
     )
 
     def __init_subclass__(cls) -> None:
-        copy_code(cls, "take")
+        copy_code(cls, "take", "_score")
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         if warm_up < 8:
@@ -84,7 +85,7 @@ class RobustScale:
         self.noise = nan
         self.tick: int | None = None  # of the last value, and its z: told by those who share the scale
         self.z: float | None = None
-        self.zs: list[float] = []  # the same of the last block
+        self.zs: Sequence[float] = ()  # the same of the last block
 
     def take(self, value: float) -> float | None:
         """Score a finite value against those before it, then take it in; None while warming up."""
@@ -92,43 +93,67 @@ class RobustScale:
             value = log(max(value, LEAST))
         if self._settling is not None:
             return self._settle(value, self._settling)
-        count, values, size = self._count, self._values, self._window
-        if count < 2 * size:
-            self._count = count + 1
-            size = max(count // 2, self.warm_up)
-        if count < self.warm_up:
-            if self._differs:
-                self._noise_by_difference(value, 0.0, size)
-            values.push(value, size)
-            return None
-        # Comparisons, not min() and max(): this runs for every monitor at every tick, and those are calls.
-        low, middle, high = values.quartiles()
-        floor = FLOOR if self.log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
-        if floor < LEAST:
-            floor = LEAST
-        sigma = (high - low) / IQR
-        if self._differs:
-            by_difference = self._noise_by_difference(value, floor, size)
-            if by_difference < sigma:
-                sigma = by_difference
-        if sigma < floor:
-            sigma = floor
-        z = (value - middle) / sigma
-        if z > CLIP:
-            value = middle + CLIP * sigma
-        elif z < -CLIP:
-            value = middle - CLIP * sigma
-        values.push(value, size)
+        if self._count >= self.warm_up:
+            return self._score((value,))[0]
+        self._count += 1
+        self._take_in(value)
+        return None
+
+    def take_all(self, values: Sequence[float]) -> Sequence[float]:
+        """``take`` one after the other, once it is warm: their z."""
+        if self._settling is not None:
+            return [self.take(value) for value in values]  # type: ignore[misc]
+        return self._score([log(max(value, LEAST)) for value in values] if self.log else values)
+
+    def _score(self, values: Sequence[float]) -> list[float]:
+        """Score values against those before each, and take them in."""
+        zs = []
+        ordered, arrived, differs = self._values.ordered, self._values.arrived, self._differs
+        count = self._count
+        last = len(ordered) - 1
+        for value in values:
+            size = self._window
+            if count < 2 * size:
+                size = max(count // 2, self.warm_up)
+                count += 1
+            # ``SortedWindow.quartiles`` and ``push`` written out, and comparisons for min() and max(): this
+            # runs for every monitor at every tick, and those are calls.
+            at, part = last // 4, last % 4
+            low, middle, high = ordered[at], ordered[last // 2], ordered[last - at]
+            if part:
+                low += (ordered[at + 1] - low) * part / 4
+                high += (ordered[last - at - 1] - high) * part / 4
+                if part % 2:
+                    middle = (middle + ordered[last // 2 + 1]) / 2
+            floor = FLOOR if self.log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
+            if floor < LEAST:
+                floor = LEAST
+            sigma = (high - low) / IQR
+            if differs:
+                by_difference = self._noise_by_difference(value, floor, size)
+                if by_difference < sigma:
+                    sigma = by_difference
+            if sigma < floor:
+                sigma = floor
+            z = (value - middle) / sigma
+            zs.append(z)
+            if z > CLIP:
+                value = middle + CLIP * sigma
+            elif z < -CLIP:
+                value = middle - CLIP * sigma
+            while last >= size - 1:
+                del ordered[bisect_left(ordered, arrived.popleft())]
+                last -= 1
+            arrived.append(value)
+            insort(ordered, value)
+            last += 1
+        self._count = count
         if self.log:
             middle = exp(middle)
             sigma *= middle
         self.level = middle
         self.noise = sigma
-        return z
-
-    def take_all(self, values: Sequence[float]) -> list[float]:
-        """``take`` one after the other once it is warm: their z."""
-        return [self.take(value) for value in values]  # type: ignore[misc]
+        return zs
 
     @property
     def block(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
@@ -77,7 +78,7 @@ class Shift(ScaledMonitor):
         above, below = self._above, self._below
         return Leeway(slack=above.slack, rise=above.room, fall=below.room)
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         up, down = self._above.add_all(ticks, zs), self._below.add_all(ticks, [-z for z in zs])
         return up if up >= down else down
 

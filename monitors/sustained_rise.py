@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
@@ -86,7 +87,7 @@ class SustainedRise(ScaledMonitor):
     def _leeway(self) -> Leeway:
         return Leeway(slack=self._cusum.slack, rise=self._cusum.room)
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         add, cusum = self._start.add, self._cusum
         for tick, z in zip(ticks, zs, strict=True):
             if add(tick):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
@@ -79,7 +80,7 @@ class TooGood(ScaledMonitor):
     def _leeway(self) -> Leeway:
         return Leeway(slack=self._cusum.slack, fall=self._cusum.room)
 
-    def _judge_all(self, ticks: list[int], zs: list[float]) -> float:
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         return self._cusum.add_all(ticks, [-z for z in zs])
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:

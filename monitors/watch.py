@@ -12,7 +12,7 @@ from .registry import make_monitor
 from .types import Health, Monitor, MonitorSpec, Reading
 
 _PAUSE: Final = 8
-"""Measurements that are judged as they come where nothing could be said ahead: in a warm-up, an alarm."""
+"""Measurements that are judged as they come before it is asked again: in a warm-up, in an alarm."""
 
 
 class Watch:
@@ -46,10 +46,11 @@ class Watch:
     def share_scale(self, others: Iterable[Watch]) -> None:
         """Have monitors that learn the same of a signal learn it once: that is most of their work."""
         own = self.monitor
-        for other in others:
-            theirs = other.monitor if other.error is None else None
-            if isinstance(own, ScaledMonitor) and isinstance(theirs, ScaledMonitor) and own.share_scale(theirs):
-                return
+        if isinstance(own, ScaledMonitor):
+            for other in others:
+                theirs = other.monitor if other.error is None else None
+                if isinstance(theirs, ScaledMonitor) and own.share_scale(theirs):
+                    return
 
 
 class Star:
@@ -149,7 +150,6 @@ class Line:
             return False
         calm = self._calm(tick, fail) if self.watches else None
         if calm is None:
-            self._pause = _PAUSE
             return False
         self._low, self._high, self._left = calm.low, calm.high, calm.count
         self._above, self._rise, self._below, self._fall = calm.above, calm.rise, calm.below, calm.fall
@@ -160,7 +160,10 @@ class Line:
         for watch in self.watches:
             if watch.error is not None:
                 continue
-            if watch.health is not Health.OK or tick - watch.readings[watch.instance].tick >= LOOK_EVERY:
+            if watch.health is not Health.OK:
+                self._pause = _PAUSE
+                return None
+            if tick - watch.readings[watch.instance].tick >= LOOK_EVERY:
                 return None
             assert watch.calming is not None
             try:
