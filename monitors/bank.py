@@ -143,7 +143,8 @@ class MonitorBank:
                     self._judge(line, sample)
                 elif line.others:
                     self._update(line.others, sample)
-        self._update(self._of_several, sample)
+        if self._of_several:
+            self._update(self._of_several, sample)
         return self._readings
 
     def _judge_before(self, sample: Sample, lazily: bool) -> None:
@@ -169,11 +170,11 @@ class MonitorBank:
         """Something was measured that cannot wait, or too much waits: begin a new block, or judge it."""
         if line.ticks:
             self._settle(line)
-        if line.open(sample.tick, self._fail) and line.keep_of(sample.tick, sample.signals):
-            self._update(line.others, sample)
-        else:
+        kept = line.open(sample.tick, self._fail) and line.keep_of(sample.tick, sample.signals)
+        if not kept:
             line.close()
-            self._update(line.members, sample)
+        if line.others or not kept:
+            self._update(line.others if kept else line.members, sample)
 
     def _settle(self, line: Line) -> None:
         ticks, values = line.ticks, line.values

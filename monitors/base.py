@@ -9,7 +9,7 @@ from dataclasses import replace
 from math import nan
 from typing import Any, ClassVar
 
-from .calm import FEWEST, LOOK_EVERY, Calm, Leeway
+from .calm import ANYTHING, FEWEST, LOOK_EVERY, Calm, Leeway
 from .changes import Change, Effect, Way
 from .own_code import copy_code
 from .scale import RobustScale
@@ -245,7 +245,7 @@ class ScaledMonitor(SignalMonitor):
     def calm(self) -> Calm | None:
         """What may be measured next without its health changing from OK; None: nothing."""
         leeway = self._leeway() if self._patient and not self._doubt else None
-        if leeway is None or leeway.all:
+        if leeway is None or leeway is ANYTHING:
             return None if leeway is None else Calm()
         scale = self._scale
         count = scale.block

@@ -89,11 +89,6 @@ class Leeway:
     rise: float = inf
     fall: float = inf
 
-    @property
-    def all(self) -> bool:
-        """Whether nothing is too much."""
-        return self == ANYTHING
-
     def within(self, bounds: Bounds, count: int, log: bool) -> Calm | None:
         """The same in the signal's own units, by bounds that hold for so many measurements.
 
@@ -125,6 +120,7 @@ class Leeway:
 
 
 ANYTHING = Leeway()
+"""Nothing is too much."""
 
 
 @runtime_checkable

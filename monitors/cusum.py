@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base import above_zero, at_least
@@ -66,9 +66,12 @@ class Cusum:
         """What it can still take beyond the slack and not alarm; none while it does."""
         return self.threshold - self.sum if self.onset is None else 0.0
 
-    def add_all(self, ticks: list[int], zs: Iterable[float]) -> float:
+    def add_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         """``add`` one after the other where there is room for all of them."""
         total, slack, clip = self.sum, self.slack, self._clip
+        if total == 0.0 and max(zs) <= slack:  # as a rule, where the slack is large
+            self.since = ticks[-1]
+            return 0.0
         for tick, z in zip(ticks, zs, strict=True):
             if total == 0.0:
                 self.since = tick

@@ -108,27 +108,26 @@ class RobustScale:
     def _score(self, values: Sequence[float]) -> list[float]:
         """Score values against those before each, and take them in."""
         zs = []
-        ordered, arrived, differs = self._values.ordered, self._values.arrived, self._differs
-        count = self._count
-        last = len(ordered) - 1
+        ordered, arrived, differs, logs = self._values.ordered, self._values.arrived, self._differs, self.log
+        count, window, last = self._count, self._window, len(ordered) - 1
+        at, part, half = last // 4, last % 4, last // 2
         for value in values:
-            size = self._window
-            if count < 2 * size:
-                size = max(count // 2, self.warm_up)
-                count += 1
             # ``SortedWindow.quartiles`` and ``push`` written out, and comparisons for min() and max(): this
             # runs for every monitor at every tick, and those are calls.
-            at, part = last // 4, last % 4
-            low, middle, high = ordered[at], ordered[last // 2], ordered[last - at]
+            low, middle, high = ordered[at], ordered[half], ordered[last - at]
             if part:
                 low += (ordered[at + 1] - low) * part / 4
                 high += (ordered[last - at - 1] - high) * part / 4
-                if part % 2:
-                    middle = (middle + ordered[last // 2 + 1]) / 2
-            floor = FLOOR if self.log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
+                if part != 2:
+                    middle = (middle + ordered[half + 1]) / 2
+            floor = FLOOR if logs else FLOOR * middle if middle > 0.0 else -FLOOR * middle
             if floor < LEAST:
                 floor = LEAST
             sigma = (high - low) / IQR
+            size = window
+            if count < 2 * window:
+                size = max(count // 2, self.warm_up)
+                count += 1
             if differs:
                 by_difference = self._noise_by_difference(value, floor, size)
                 if by_difference < sigma:
@@ -141,12 +140,15 @@ class RobustScale:
                 value = middle + CLIP * sigma
             elif z < -CLIP:
                 value = middle - CLIP * sigma
+            before = last
             while last >= size - 1:
                 del ordered[bisect_left(ordered, arrived.popleft())]
                 last -= 1
             arrived.append(value)
             insort(ordered, value)
             last += 1
+            if last != before:
+                at, part, half = last // 4, last % 4, last // 2
         self._count = count
         if self.log:
             middle = exp(middle)

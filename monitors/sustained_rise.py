@@ -89,6 +89,8 @@ class SustainedRise(ScaledMonitor):
 
     def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
         add, cusum = self._start.add, self._cusum
+        if self._start.add_all(ticks):
+            return cusum.add_all(ticks, zs)
         for tick, z in zip(ticks, zs, strict=True):
             if add(tick):
                 cusum.reset()
