@@ -127,10 +127,13 @@ class MonitorBank:
             self._expect(change)
         if tick >= self._look_at:
             self._look_at = tick + LOOK_EVERY
-            for line in self._lines.values():
-                self._close(line)
-            self._update(self._after_step, sample)
-            return self._readings
+            for name, line in self._lines.items():
+                if not lazily or name not in sample.signals:
+                    self._close(line)
+                    self._update(line.members, sample)
+            if not lazily:
+                self._update(self._of_several, sample)
+                return self._readings
         # A monitor whose signal was not measured has nothing to say, and most signals are at few ticks.
         lines = self._lines
         for name, value in sample.signals.items():
@@ -164,7 +167,7 @@ class MonitorBank:
 
     def _usual(self, tick: int, last: int) -> bool:
         """Whether ticks go on without a gap after which a monitor says more than what was measured."""
-        return last < tick < self._look_at <= tick + LOOK_EVERY
+        return last < tick <= last + LOOK_EVERY and self._look_at <= tick + LOOK_EVERY
 
     def _judge(self, line: Line, sample: Sample) -> None:
         """Something was measured that cannot wait, or too much waits: begin a new block, or judge it."""

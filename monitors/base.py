@@ -24,6 +24,7 @@ STALE_AFTER = 1000
 _STALE_AFTER_MISSED = 3
 """Measurements that a signal must have missed, by its own cadence, before its reading is STALE."""
 
+_LONG = 3 * LOOK_EVERY  # ticks: what waits has not been missing for longer
 _OFTEN = 4  # ticks from one measurement to the next: rarer ones can as well be judged as they come
 
 _DOUBT = 64
@@ -172,7 +173,7 @@ class SignalMonitor(BaseMonitor, ABC):
     @property
     def _patient(self) -> bool:
         """Whether it can be that measurements are kept: not if they are rare, or it is STALE very soon."""
-        return self.cadence <= _OFTEN and self._stale_after >= LOOK_EVERY
+        return self.cadence <= _OFTEN and self._stale_after >= _LONG
 
     def expect(self, change: Change) -> None:
         """From the next sample on something is different that was meant to change: that is no alarm."""
@@ -249,7 +250,11 @@ class ScaledMonitor(SignalMonitor):
             return None if leeway is None else Calm()
         scale = self._scale
         count = scale.block
-        bounds = scale.bounds(count) if count >= FEWEST else None
+        if count < FEWEST:
+            return None
+        if scale.told is None or scale.told[0] != scale.tick:  # else to a monitor that shares the scale
+            scale.told = scale.tick, scale.bounds(count)
+        bounds = scale.told[1]
         return None if bounds is None else leeway.within(bounds, count, scale.log)
 
     def _leeway(self) -> Leeway | None:

@@ -61,7 +61,7 @@ class RobustScale:
 
     __slots__ = (
         *("_count", "_differs", "_expected", "_room", "_settling", "_values", "_window"),
-        *("level", "log", "noise", "tick", "warm_up", "z", "zs"),
+        *("level", "log", "noise", "tick", "told", "warm_up", "z", "zs"),
     )
 
     def __init_subclass__(cls) -> None:
@@ -85,6 +85,7 @@ class RobustScale:
         self.noise = nan
         self.tick: int | None = None  # of the last value, and its z: told by those who share the scale
         self.z: float | None = None
+        self.told: tuple[int | None, Bounds | None] | None = None  # bounds, and at which tick
         self.zs: Sequence[float] = ()  # the same of the last block
 
     def take(self, value: float) -> float | None:
@@ -198,6 +199,7 @@ class RobustScale:
         if effect.tick == self._expected:
             return
         self._expected = effect.tick
+        self.told = None
         if effect.kind is Kind.SCALES:
             self._scaled(effect.factor)
         elif self._count < self.warm_up:
@@ -293,7 +295,7 @@ class RobustScale:
         self._settling = None if state["settling"] is None else list(state["settling"])
         self._room = inf if state["room"] is None else state["room"]
         self._expected = state["expected"]
-        self.tick = None
+        self.tick = self.told = None
 
 
 class DifferencedScale(RobustScale):
