@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from .calm import LOOK_EVERY
 from .changes import Change, ChangeWatch
+from .judge import Judge
 from .plan import Plan, Planned
 from .registry import MONITORS, make_monitor
-from .types import Health, Monitor, MonitorSpec, Reading, Sample
+from .types import Monitor, MonitorSpec, Reading, Sample
 from .watch import Line, Star, Watch
 
 Readings = dict[str, dict[str, Reading]]
@@ -49,13 +50,10 @@ class MonitorBank:
 
     def __init__(self, specs: Sequence[MonitorSpec], baselines: Sequence[str] = ()) -> None:
         self._specs = _specs(specs, baselines)
-        self._errors: list[str] = []
-        self._said: set[str] = set()
+        self._judge = Judge()
         self._lateness: dict[str, int] = {}
         self.planned: Plan | None = None
         """What is known ahead of the run, if it was told."""
-        self.news = False
-        """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
         self._start()
         self._share_scales()
 
@@ -64,7 +62,7 @@ class MonitorBank:
         state = self.state_dict()
         self._specs, self._lateness = _specs(specs, baselines), {}
         self.load_state_dict(state)
-        self.news = True
+        self._judge.news = True
 
     def _start(self) -> None:
         """Make all monitors that need no name to be seen first."""
@@ -91,6 +89,15 @@ class MonitorBank:
                 self._lateness[spec.name] = watch.monitor.lateness
 
     @property
+    def news(self) -> bool:
+        """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
+        return self._judge.news
+
+    @news.setter
+    def news(self, news: bool) -> None:
+        self._judge.news = news
+
+    @property
     def readings(self) -> Readings:
         """The current readings."""
         self.settle()
@@ -100,7 +107,7 @@ class MonitorBank:
         """Judge what waits."""
         for line in (*self._lines_before.values(), *self._lines.values()):
             if line.ticks:
-                self._settle(line)
+                self._judge.settle(line)
 
     def judge_step(self, sample: Sample, *, lazily: bool = False) -> Readings:
         """Update the monitors that are judged before ``optimizer.step()``; returns their readings.
@@ -129,10 +136,10 @@ class MonitorBank:
             self._look_at = tick + LOOK_EVERY
             for name, line in self._lines.items():
                 if not lazily or name not in sample.signals:
-                    self._close(line)
-                    self._update(line.members, sample)
+                    self._judge.close(line)
+                    self._judge.update(line.members, sample)
             if not lazily:
-                self._update(self._of_several, sample)
+                self._judge.update(self._of_several, sample)
                 return self._readings
         # A monitor whose signal was not measured has nothing to say, and most signals are at few ticks.
         lines = self._lines
@@ -140,14 +147,14 @@ class MonitorBank:
             if name in lines:
                 line = lines[name]
                 if not lazily:
-                    self._close(line)
-                    self._update(line.members, sample)
+                    self._judge.close(line)
+                    self._judge.update(line.members, sample)
                 elif not line.keep(tick, value):
-                    self._judge(line, sample)
+                    self._judge.begin(line, sample)
                 elif line.others:
-                    self._update(line.others, sample)
+                    self._judge.update(line.others, sample)
         if self._of_several:
-            self._update(self._of_several, sample)
+            self._judge.update(self._of_several, sample)
         return self._readings
 
     def _judge_before(self, sample: Sample, lazily: bool) -> None:
@@ -156,44 +163,18 @@ class MonitorBank:
         self._judged_tick = tick
         if not lazily:
             for line in self._lines_before.values():
-                self._close(line)
-            self._update(self._before_step, sample)
+                self._judge.close(line)
+            self._judge.update(self._before_step, sample)
             return
         for line in self._lines_before.values():
             if not line.keep_of(tick, signals):
-                self._judge(line, sample)
+                self._judge.begin(line, sample)
             elif line.others:
-                self._update(line.others, sample)
+                self._judge.update(line.others, sample)
 
     def _usual(self, tick: int, last: int) -> bool:
         """Whether ticks go on without a gap after which a monitor says more than what was measured."""
         return last < tick <= last + LOOK_EVERY and self._look_at <= tick + LOOK_EVERY
-
-    def _judge(self, line: Line, sample: Sample) -> None:
-        """Something was measured that cannot wait, or too much waits: begin a new block, or judge it."""
-        if line.ticks:
-            self._settle(line)
-        kept = line.open(sample.tick, self._fail) and line.keep_of(sample.tick, sample.signals)
-        if not kept:
-            line.close()
-        if line.others or not kept:
-            self._update(line.others if kept else line.members, sample)
-
-    def _settle(self, line: Line) -> None:
-        ticks, values = line.ticks, line.values
-        line.ticks, line.values = [], []
-        for watch in line.watches:
-            if watch.error is None and watch.calming is not None:
-                try:
-                    watch.readings[watch.instance] = watch.calming.settle(ticks, values)
-                except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error, ticks[-1])
-
-    def _close(self, line: Line) -> None:
-        """From here on its measurements are judged as they come."""
-        if line.ticks:
-            self._settle(line)
-        line.close()
 
     def plan(self, plan: Plan) -> None:
         """Tell those that go by it what is known ahead of the run, later instances too; it is not rewound."""
@@ -207,7 +188,7 @@ class MonitorBank:
             try:
                 watch.monitor.plan(self.planned)
             except BaseException as error:  # noqa: BLE001
-                self._fail(watch, error)
+                self._judge.fail(watch, error)
 
     @property
     def on_edge(self) -> bool:
@@ -239,8 +220,7 @@ class MonitorBank:
 
     def take_errors(self) -> list[str]:
         """What went wrong since the last call, each thing once."""
-        errors, self._errors = self._errors, []
-        return errors
+        return self._judge.take_errors()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every instance with its reading, as what ``json.dumps`` accepts."""
@@ -252,7 +232,7 @@ class MonitorBank:
                 try:
                     own = watch.monitor.state_dict()
                 except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error)
+                    self._judge.fail(watch, error)
             reading = watch.readings[watch.instance].to_json()
             state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
         written = {spec.name: _written(spec) for spec in self._specs}
@@ -293,7 +273,7 @@ class MonitorBank:
                 try:
                     watch.monitor.load_state_dict(own["state"])
                 except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error)
+                    self._judge.fail(watch, error)
         self._share_scales()
 
     def _share_scales(self) -> None:
@@ -316,9 +296,9 @@ class MonitorBank:
         if line is None:
             self._of_several.append(watch)
         else:
-            self._close(line)
+            self._judge.close(line)
             line.add(watch)
-        self.news = True
+        self._judge.news = True
         self._tell(watch)
         return watch
 
@@ -341,49 +321,22 @@ class MonitorBank:
             watch = self._add(name, instance, star.make(instance))
             watch.share_scale(self._before_step if watch.monitor.before_step else self._after_step)
         else:
-            self._say(f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out")
-
-    def _update(self, watches: list[Watch], sample: Sample) -> None:
-        for watch in watches:
-            if watch.error is None:
-                try:
-                    reading = watch.update(sample)
-                    health = reading.health
-                    if health is not watch.health:
-                        watch.health = health
-                        self.news = True
-                    watch.readings[watch.instance] = reading
-                except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error, sample.tick)
+            self._judge.say(
+                f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out"
+            )
 
     def _expect(self, change: Change) -> None:
         """Tell all monitors of a change that is meant."""
         for line in (*self._lines_before.values(), *self._lines.values()):
             if any(change.effect_on(name) is not None for name in line.signals):
-                self._close(line)
+                self._judge.close(line)
                 line.pause()
         for watch in (*self._before_step, *self._after_step):
             if watch.error is None:
                 try:
                     watch.monitor.expect(change)
                 except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error, change.tick)
-
-    def _fail(self, watch: Watch, error: BaseException, tick: int = -1) -> None:
-        """Take an instance out of service. A panic in river's Rust is a BaseException, so all are caught."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
-        watch.error = f"{type(error).__name__}: {error}"
-        tick = max(tick, watch.readings[watch.instance].tick)
-        self.news = True
-        watch.read(Reading(Health.ERROR, tick, reason=watch.error))
-        self._say(f"monitor {watch.label} is out of service: {watch.error}")
-
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            self.news = True
-            self._errors.append(message)
+                    self._judge.fail(watch, error, change.tick)
 
 
 def _specs(monitors: Sequence[MonitorSpec], baselines: Sequence[str]) -> tuple[MonitorSpec, ...]:

@@ -8,7 +8,8 @@ from typing import ClassVar
 from .base import STALE_AFTER, ScaledMonitor, above_zero
 from .calm import Leeway
 from .changes import Way
-from .scale import WARM_UP, DifferencedScale, make_scale
+from .differenced import DifferencedScale
+from .scale import WARM_UP, make_scale
 from .types import Tuned
 
 
