@@ -24,6 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from .calm import Calming
 from .conformance_waiting import check_waiting_changes_nothing
+from .streams import NOISE as NOISE
 from .streams import healthy as healthy
 from .streams import stepped as stepped
 from .streams import troubled as troubled
