@@ -117,8 +117,12 @@ class Pilot:
         """Before the update: what the guard says of loss and gradients, and whether to skip the step."""
         if self._look_at == _NEVER_LOOKED:
             self.look_first(sample.tick - 1)
-        readings = self.bank.judge_step(sample)
-        turn = self.engine.judge_step(sample, readings, calm=self._calm and not self.bank.news)
+        bank = self.bank
+        rests = self._calm and self.engine.rests
+        readings = bank.judge_step(sample, lazily=rests)
+        if rests and bank.news:
+            bank.settle()
+        turn = self.engine.judge_step(sample, readings, calm=self._calm and not bank.news)
         return None if turn is NOTHING_SAID else self._take(turn)
 
     def judge(self, sample: Sample) -> tuple[Decision | None, bool]:
@@ -127,9 +131,11 @@ class Pilot:
             self.look_first(sample.tick - 1)
         clock, spent, bank = self._clock, self._metrics.spent, self.bank
         began = clock()
-        readings = bank.update(sample)
+        rests = self._calm and self.engine.rests
+        readings = bank.update(sample, lazily=rests)
         news, bank.news = bank.news, False
         if news:
+            bank.settle()
             self._calm = not any(reading.bad for each in readings.values() for reading in each.values())
         moves = self.regulators.take(sample.signals) if self._regulated and self._regulates else ()
         sensed = clock()

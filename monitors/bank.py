@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, Final
 
-from .base import ScaledMonitor
+from .calm import LOOK_EVERY
 from .changes import Change, ChangeWatch
+from .judge import Judge
 from .plan import Plan, Planned
 from .registry import MONITORS, make_monitor
-from .types import Health, Monitor, MonitorSpec, Reading, Sample
+from .types import Monitor, MonitorSpec, Reading, Sample
+from .watch import Line, Star, Watch
 
 Readings = dict[str, dict[str, Reading]]
 """Monitor name -> instance -> reading. A monitor without a star has the one instance ``""``."""
@@ -19,53 +21,7 @@ MAX_INSTANCES: Final = 256
 """Instances that one star may make: beyond it new names are left unwatched, and one error says so."""
 
 _MAX_NAMES: Final = 4096  # names of signals remembered as looked at already
-_LOOK_EVERY: Final = 64  # ticks after which monitors whose signal is not measured say whether they are stale
 _NUMBERS = ("value", "score", "threshold", "level", "noise")
-
-
-class _Watch:
-    """One instance of a monitor; ``error`` says why it is out of service, if it is.
-
-    ``update`` is the monitor's, and ``health`` that of its reading: looked up at every tick.
-    """
-
-    __slots__ = ("error", "health", "instance", "monitor", "name", "readings", "update")
-
-    def __init__(self, name: str, instance: str, monitor: Monitor, readings: dict[str, Reading]) -> None:
-        self.name = name
-        self.readings = readings  # of all instances of the monitor
-        self.instance = instance
-        self.monitor = monitor
-        self.update = monitor.update
-        self.error: str | None = None
-        self.read(Reading(Health.WARMUP))
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}[{self.instance}]" if self.instance else self.name
-
-    def read(self, reading: Reading) -> None:
-        """This is its reading from now on; ``MonitorBank._update`` has it written out."""
-        self.health = reading.health
-        self.readings[self.instance] = reading
-
-
-class _Star:
-    """A monitor whose signal has a star: it is made anew for each name that matches."""
-
-    def __init__(self, spec: MonitorSpec) -> None:
-        self.spec = spec
-        self._before, _, self._after = spec.params["signal"].partition("*")
-
-    def match(self, name: str) -> str | None:
-        """What the star stands for in a name, or None."""
-        before, after = self._before, self._after
-        if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
-            return name[len(before) : len(name) - len(after)]
-        return None
-
-    def make(self, instance: str) -> Monitor:
-        return make_monitor(self.spec, f"{self._before}{instance}{self._after}")
 
 
 class MonitorBank:
@@ -73,6 +29,10 @@ class MonitorBank:
 
     A monitor that raises reads ERROR from then on and is not asked again; the others go on. ``readings``
     are the current ones, the same dictionaries at every tick with new readings in them.
+
+    Whoever does not read them as long as all is well says so (``lazily``): what cannot change any health then
+    waits, for some ``calm.BLOCK`` measurements, and is judged in one go. Whenever ``readings`` or the state
+    are asked for they are as if all had been judged as it came; ``news`` comes at the same tick.
 
     Args:
         specs: the policy's monitors. A signal with a star, ``loss/source=*``, makes one instance for each
@@ -90,13 +50,10 @@ class MonitorBank:
 
     def __init__(self, specs: Sequence[MonitorSpec], baselines: Sequence[str] = ()) -> None:
         self._specs = _specs(specs, baselines)
-        self._errors: list[str] = []
-        self._said: set[str] = set()
+        self._judge = Judge()
         self._lateness: dict[str, int] = {}
         self.planned: Plan | None = None
         """What is known ahead of the run, if it was told."""
-        self.news = False
-        """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
         self._start()
         self._share_scales()
 
@@ -105,70 +62,133 @@ class MonitorBank:
         state = self.state_dict()
         self._specs, self._lateness = _specs(specs, baselines), {}
         self.load_state_dict(state)
-        self.news = True
+        self._judge.news = True
 
     def _start(self) -> None:
         """Make all monitors that need no name to be seen first."""
-        self.readings: Readings = {}
+        self._readings: Readings = {}
         self._readings_before_step: Readings = {}
-        self._before_step: list[_Watch] = []
-        self._after_step: list[_Watch] = []
-        self._by_signal: dict[str, list[_Watch]] = {}  # of those after the step that read one signal
-        self._of_several: list[_Watch] = []
+        self._before_step: list[Watch] = []
+        self._after_step: list[Watch] = []
+        self._lines_before: dict[tuple[str, ...], Line] = {}
+        self._lines: dict[str, Line] = {}  # of those after the step that read one signal
+        self._of_several: list[Watch] = []  # and those that read more
         self._changes = ChangeWatch()
         self._look_at = 0  # tick at which those that were not measured are asked too
-        self._stars: list[_Star] = []
+        self._stars: list[Star] = []
         self._seen: set[str] = set()
-        self._judged_tick: int | None = None
+        self._judged_tick = self._updated_tick = -1
         for spec in self._specs:
-            self.readings[spec.name] = {}
+            self._readings[spec.name] = {}
             if "*" in str(spec.params.get("signal", "")):
-                star = _Star(spec)
+                star = Star(spec)
                 self._stars.append(star)
                 self._lateness[spec.name] = star.make("any").lateness
             else:
                 watch = self._add(spec.name, "", make_monitor(spec))
                 self._lateness[spec.name] = watch.monitor.lateness
 
-    def judge_step(self, sample: Sample) -> Readings:
-        """Update the monitors that are judged before ``optimizer.step()``; returns their readings."""
+    @property
+    def news(self) -> bool:
+        """Some health has changed, or something went wrong; whoever has looked says when to begin anew."""
+        return self._judge.news
+
+    @news.setter
+    def news(self, news: bool) -> None:
+        self._judge.news = news
+
+    @property
+    def readings(self) -> Readings:
+        """The current readings."""
+        self.settle()
+        return self._readings
+
+    def settle(self) -> None:
+        """Judge what waits."""
+        for line in (*self._lines_before.values(), *self._lines.values()):
+            if line.ticks:
+                self._judge.settle(line)
+
+    def judge_step(self, sample: Sample, *, lazily: bool = False) -> Readings:
+        """Update the monitors that are judged before ``optimizer.step()``; returns their readings.
+
+        If ``lazily``, those that are OK may be some ticks old.
+        """
         self._admit(sample)
-        self._update(self._before_step, sample)
-        self._judged_tick = sample.tick
+        self._judge_before(sample, lazily)
         return self._readings_before_step
 
-    def update(self, sample: Sample) -> Readings:
-        """Update all others, and those too if ``judge_step`` has not seen this tick; returns all readings."""
+    def update(self, sample: Sample, *, lazily: bool = False) -> Readings:
+        """Update all others, and those too if ``judge_step`` has not seen this tick; returns all readings.
+
+        If ``lazily``, those that are OK may be some ticks old.
+        """
         self._admit(sample)
-        if sample.tick != self._judged_tick:
-            self._update(self._before_step, sample)
+        tick = sample.tick
+        if tick != self._judged_tick:
+            self._judge_before(sample, lazily)
+        lazily = lazily and self._usual(tick, self._updated_tick)
+        self._updated_tick = tick
         change = self._changes.take(sample)
         if change is not None:
             self._expect(change)
-        if sample.tick >= self._look_at:
-            self._look_at = sample.tick + _LOOK_EVERY
-            self._update(self._after_step, sample)
-            return self.readings
+        if tick >= self._look_at:
+            self._look_at = tick + LOOK_EVERY
+            for name, line in self._lines.items():
+                if not lazily or name not in sample.signals:
+                    self._judge.close(line)
+                    self._judge.update(line.members, sample)
+            if not lazily:
+                self._judge.update(self._of_several, sample)
+                return self._readings
         # A monitor whose signal was not measured has nothing to say, and most signals are at few ticks.
-        by_signal = self._by_signal
-        for name in sample.signals:
-            if name in by_signal:
-                self._update(by_signal[name], sample)
-        self._update(self._of_several, sample)
-        return self.readings
+        lines = self._lines
+        for name, value in sample.signals.items():
+            if name in lines:
+                line = lines[name]
+                if not lazily:
+                    self._judge.close(line)
+                    self._judge.update(line.members, sample)
+                elif not line.keep(tick, value):
+                    self._judge.begin(line, sample)
+                elif line.others:
+                    self._judge.update(line.others, sample)
+        if self._of_several:
+            self._judge.update(self._of_several, sample)
+        return self._readings
+
+    def _judge_before(self, sample: Sample, lazily: bool) -> None:
+        tick, signals = sample.tick, sample.signals
+        lazily = lazily and self._usual(tick, self._judged_tick)
+        self._judged_tick = tick
+        if not lazily:
+            for line in self._lines_before.values():
+                self._judge.close(line)
+            self._judge.update(self._before_step, sample)
+            return
+        for line in self._lines_before.values():
+            if not line.keep_of(tick, signals):
+                self._judge.begin(line, sample)
+            elif line.others:
+                self._judge.update(line.others, sample)
+
+    def _usual(self, tick: int, last: int) -> bool:
+        """Whether ticks go on without a gap after which a monitor says more than what was measured."""
+        return last < tick <= last + LOOK_EVERY and self._look_at <= tick + LOOK_EVERY
 
     def plan(self, plan: Plan) -> None:
         """Tell those that go by it what is known ahead of the run, later instances too; it is not rewound."""
         self.planned = plan
+        self.settle()
         for watch in (*self._before_step, *self._after_step):
             self._tell(watch)
 
-    def _tell(self, watch: _Watch) -> None:
+    def _tell(self, watch: Watch) -> None:
         if self.planned is not None and watch.error is None and isinstance(watch.monitor, Planned):
             try:
                 watch.monitor.plan(self.planned)
             except BaseException as error:  # noqa: BLE001
-                self._fail(watch, error)
+                self._judge.fail(watch, error)
 
     @property
     def on_edge(self) -> bool:
@@ -181,12 +201,14 @@ class MonitorBank:
         Monitors are late by so many measurements; where their signal is measured at every tenth tick, that is
         ten times as many ticks, and nine more: the change may have come right after the measurement before.
         """
+        self.settle()
         watches = (watch for watch in (*self._before_step, *self._after_step) if watch.name == monitor)
         cadence = max((getattr(watch.monitor, "cadence", 1) for watch in watches), default=1)
         return self._lateness[monitor] * cadence + cadence - 1
 
     def facts(self) -> dict[str, dict[str, float]]:
         """The finite numbers of all readings: ``facts["loss"]["level"]``, instances as ``name[instance]``."""
+        self.settle()
         facts: dict[str, dict[str, float]] = {}
         for watch in (*self._before_step, *self._after_step):
             reading = watch.readings[watch.instance]
@@ -198,19 +220,19 @@ class MonitorBank:
 
     def take_errors(self) -> list[str]:
         """What went wrong since the last call, each thing once."""
-        errors, self._errors = self._errors, []
-        return errors
+        return self._judge.take_errors()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every instance with its reading, as what ``json.dumps`` accepts."""
-        state: dict[str, dict[str, Any]] = {name: {} for name in self.readings}
+        self.settle()
+        state: dict[str, dict[str, Any]] = {name: {} for name in self._readings}
         for watch in (*self._before_step, *self._after_step):
             own: dict[str, Any] | None = None
             if watch.error is None:
                 try:
                     own = watch.monitor.state_dict()
                 except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error)
+                    self._judge.fail(watch, error)
             reading = watch.readings[watch.instance].to_json()
             state[watch.name][watch.instance] = {"state": own, "reading": reading, "error": watch.error}
         written = {spec.name: _written(spec) for spec in self._specs}
@@ -251,25 +273,32 @@ class MonitorBank:
                 try:
                     watch.monitor.load_state_dict(own["state"])
                 except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error)
+                    self._judge.fail(watch, error)
         self._share_scales()
 
     def _share_scales(self) -> None:
         """Only now, when every monitor has a state of its own: what a state lacks starts anew, alone."""
         for watches in (self._before_step, self._after_step):
             for place, watch in enumerate(watches):
-                _share_scale(watch, watches[:place])
+                watch.share_scale(watches[:place])
 
-    def _add(self, name: str, instance: str, monitor: Monitor) -> _Watch:
-        watch = _Watch(name, instance, monitor, self.readings[name])
+    def _add(self, name: str, instance: str, monitor: Monitor) -> Watch:
+        watch, signals = Watch(name, instance, monitor, self._readings[name]), monitor.signals
+        line: Line | None = None
         if monitor.before_step:
             self._before_step.append(watch)
             self._readings_before_step[name] = watch.readings
+            line = self._lines_before.setdefault(signals, Line(signals))
         else:
             self._after_step.append(watch)
-            one = self._by_signal.setdefault(monitor.signals[0], []) if len(monitor.signals) == 1 else None
-            (self._of_several if one is None else one).append(watch)
-        self.news = True
+            if len(signals) == 1:
+                line = self._lines.setdefault(signals[0], Line(signals))
+        if line is None:
+            self._of_several.append(watch)
+        else:
+            self._judge.close(line)
+            line.add(watch)
+        self._judge.news = True
         self._tell(watch)
         return watch
 
@@ -282,55 +311,32 @@ class MonitorBank:
         for name in sample.signals:  # in their order: that of a set differs from one process to the next
             for star in () if name in self._seen else self._stars:
                 instance = star.match(name)
-                if instance is not None and instance not in self.readings[star.spec.name]:
+                if instance is not None and instance not in self._readings[star.spec.name]:
                     self._admit_instance(star, instance)
         self._seen |= sample.signals.keys()
 
-    def _admit_instance(self, star: _Star, instance: str) -> None:
+    def _admit_instance(self, star: Star, instance: str) -> None:
         name = star.spec.name
-        if len(self.readings[name]) < MAX_INSTANCES:
+        if len(self._readings[name]) < MAX_INSTANCES:
             watch = self._add(name, instance, star.make(instance))
-            _share_scale(watch, self._before_step if watch.monitor.before_step else self._after_step)
+            watch.share_scale(self._before_step if watch.monitor.before_step else self._after_step)
         else:
-            self._say(f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out")
-
-    def _update(self, watches: list[_Watch], sample: Sample) -> None:
-        for watch in watches:
-            if watch.error is None:
-                try:
-                    reading = watch.update(sample)
-                    health = reading.health
-                    if health is not watch.health:
-                        watch.health = health
-                        self.news = True
-                    watch.readings[watch.instance] = reading
-                except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error, sample.tick)
+            self._judge.say(
+                f"monitor {name} watches {MAX_INSTANCES} names already: further ones are left out"
+            )
 
     def _expect(self, change: Change) -> None:
         """Tell all monitors of a change that is meant."""
+        for line in (*self._lines_before.values(), *self._lines.values()):
+            if any(change.effect_on(name) is not None for name in line.signals):
+                self._judge.close(line)
+                line.pause()
         for watch in (*self._before_step, *self._after_step):
             if watch.error is None:
                 try:
                     watch.monitor.expect(change)
                 except BaseException as error:  # noqa: BLE001
-                    self._fail(watch, error, change.tick)
-
-    def _fail(self, watch: _Watch, error: BaseException, tick: int = -1) -> None:
-        """Take an instance out of service. A panic in river's Rust is a BaseException, so all are caught."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise error
-        watch.error = f"{type(error).__name__}: {error}"
-        tick = max(tick, watch.readings[watch.instance].tick)
-        self.news = True
-        watch.read(Reading(Health.ERROR, tick, reason=watch.error))
-        self._say(f"monitor {watch.label} is out of service: {watch.error}")
-
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
-            self.news = True
-            self._errors.append(message)
+                    self._judge.fail(watch, error, change.tick)
 
 
 def _specs(monitors: Sequence[MonitorSpec], baselines: Sequence[str]) -> tuple[MonitorSpec, ...]:
@@ -340,12 +346,3 @@ def _specs(monitors: Sequence[MonitorSpec], baselines: Sequence[str]) -> tuple[M
 def _written(spec: MonitorSpec) -> str:
     """A monitor as its policy writes it and its class keeps its state, to tell whether it is the same one."""
     return f"{spec.type} {sorted(spec.params.items())} {getattr(MONITORS[spec.type], '_state', ())}"
-
-
-def _share_scale(watch: _Watch, others: Iterable[_Watch]) -> None:
-    """Have monitors that learn the same of a signal learn it once: that is most of their work."""
-    own = watch.monitor
-    for other in others:
-        theirs = other.monitor if other.error is None else None
-        if isinstance(own, ScaledMonitor) and isinstance(theirs, ScaledMonitor) and own.share_scale(theirs):
-            return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from math import nan
 from typing import Any, ClassVar
 
+from .calm import ANYTHING, FEWEST, LOOK_EVERY, Calm, Leeway
 from .changes import Change, Effect, Way
 from .own_code import copy_code
 from .scale import RobustScale
@@ -22,6 +23,9 @@ STALE_AFTER = 1000
 
 _STALE_AFTER_MISSED = 3
 """Measurements that a signal must have missed, by its own cadence, before its reading is STALE."""
+
+_LONG = 3 * LOOK_EVERY  # ticks: what waits has not been missing for longer
+_OFTEN = 4  # ticks from one measurement to the next: rarer ones can as well be judged as they come
 
 _DOUBT = 64
 """Measurements after which a change that was meant explains nothing any more: see ``changes.Effect``."""
@@ -75,9 +79,8 @@ class BaseMonitor:
         self._stale_after = stale_after
         self._reading = Reading(Health.WARMUP)
 
-    def _came(self, tick: int) -> bool:
+    def _came(self, tick: int, last: int) -> bool:
         """Something was measured again: learn the cadence; returns whether it had been missing for long."""
-        last = self._reading.tick
         gap = tick - last
         if gap == self._gap == self.cadence or last < 0:  # as ever
             return False
@@ -146,8 +149,9 @@ class SignalMonitor(BaseMonitor, ABC):
         if value is None:
             return self._miss(tick)
         if -LARGEST < value < LARGEST:  # false for NaN
-            as_ever = tick - self._reading.tick == self._gap == self.cadence
-            if not as_ever and self._came(tick):
+            last = self._reading.tick
+            as_ever = tick - last == self._gap == self.cadence
+            if not as_ever and self._came(tick, last):
                 self._forget()
             self._nonfinite_since = None
             reading = self._take(tick, value)
@@ -155,6 +159,21 @@ class SignalMonitor(BaseMonitor, ABC):
             reading = self._reject(tick, value)
         self._reading = reading
         return reading
+
+    def settle(self, ticks: list[int], values: list[float]) -> Reading:
+        """Take what ``calm`` has let pass; those that have no ``calm`` are not asked."""
+        last = self._reading.tick
+        if not self._gap == self.cadence == 1 or ticks[-1] - last > len(ticks):
+            for tick in ticks:
+                self._came(tick, last)
+                last = tick
+        self._reading = reading = self._take_all(ticks, values)
+        return reading
+
+    @property
+    def _patient(self) -> bool:
+        """Whether it can be that measurements are kept: not if they are rare, or it is STALE very soon."""
+        return self.cadence <= _OFTEN and self._stale_after >= _LONG
 
     def expect(self, change: Change) -> None:
         """From the next sample on something is different that was meant to change: that is no alarm."""
@@ -168,6 +187,12 @@ class SignalMonitor(BaseMonitor, ABC):
     @abstractmethod
     def _take(self, tick: int, value: float) -> Reading:
         """Judge a finite measurement."""
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        """Take finite measurements one after the other."""
+        for tick, value in zip(ticks, values, strict=True):
+            reading = self._take(tick, value)
+        return reading
 
     @abstractmethod
     def _forget(self) -> None:
@@ -217,6 +242,39 @@ class ScaledMonitor(SignalMonitor):
     @abstractmethod
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         """The score of a measurement, and while it alarms the tick at which the change began."""
+
+    def calm(self) -> Calm | None:
+        """What may be measured next without its health changing from OK; None: nothing."""
+        leeway = self._leeway() if self._patient and not self._doubt else None
+        if leeway is None or leeway is ANYTHING:
+            return None if leeway is None else Calm()
+        scale = self._scale
+        count = scale.block
+        if count < FEWEST:
+            return None
+        if scale.told is None or scale.told[0] != scale.tick:  # else to a monitor that shares the scale
+            scale.told = scale.tick, scale.bounds(count)
+        bounds = scale.told[1]
+        return None if bounds is None else leeway.within(bounds, count, scale.log)
+
+    def _leeway(self) -> Leeway | None:
+        """What z it can bear at each of the next ``calm.BLOCK`` measurements and not alarm; None: unknown."""
+        return None
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        """``_judge`` one after the other where none alarms; returns the last score."""
+        for tick, z in zip(ticks, zs, strict=True):
+            score, _ = self._judge(tick, z)
+        return score
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        scale, tick = self._scale, ticks[-1]
+        if scale.tick != tick:  # else a monitor that shares the scale has given it the values
+            scale.zs = zs = scale.take_all(values)
+            scale.z = zs[-1]
+            scale.tick = tick
+        score = self._judge_all(ticks, scale.zs)
+        return Reading(Health.OK, tick, values[-1], score, self.threshold, None, scale.level, scale.noise)
 
     def _take(self, tick: int, value: float) -> Reading:
         scale = self._scale

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import nan
 
 from .base import STALE_AFTER, ScaledMonitor
+from .calm import ANYTHING, Leeway
 from .scale import make_scale
 
 
@@ -39,6 +41,12 @@ class Baseline(ScaledMonitor):
         stale_after: int = STALE_AFTER,
     ) -> None:
         super().__init__(signal, make_scale(signal, window, warm_up, log), nan, stale_after)
+
+    def _leeway(self) -> Leeway:
+        return ANYTHING
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        return zs[-1]
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         return z, None

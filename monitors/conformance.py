@@ -18,16 +18,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from math import inf, nan, sqrt
+from math import sqrt
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
+from .calm import Calming
+from .conformance_waiting import check_waiting_changes_nothing
+from .streams import NOISE as NOISE
+from .streams import healthy as healthy
+from .streams import stepped as stepped
+from .streams import troubled as troubled
 from .types import Health, Monitor, Reading, Sample, Tuned
-
-NOISE = 0.1
-"""Robust scale of the noise of all streams here."""
 
 
 @runtime_checkable
@@ -64,36 +65,13 @@ def yield_checks(make: Make) -> Iterator[Check]:
     yield check_missing_keeps_the_last_reading
     yield check_state_survives_json_at_every_point
     yield check_state_stays_as_it_was_taken
+    if isinstance(make(), Calming):
+        yield check_waiting_changes_nothing
     yield check_is_quiet_on_a_healthy_loss
     if make().step_noises is not None:
         yield check_finds_a_step
         yield check_finds_a_step_after_trouble
         yield check_alarm_clears
-
-
-def healthy(n: int, seed: int) -> list[float]:
-    """A training loss as it should be: a power law that falls to 2, with Student-t noise."""
-    noise = np.random.default_rng(seed).standard_t(5, n) * (NOISE / 1.08)  # whose robust scale is 1.08
-    loss: list[float] = (2 + 4 * (np.arange(n) + 20.0) ** -0.5 + noise).tolist()
-    return loss
-
-
-def stepped(n: int, seed: int, at: int, noises: float) -> list[float]:
-    """A healthy loss that is higher by ``noises`` from ``at`` on."""
-    return [value + noises * NOISE * (index >= at) for index, value in enumerate(healthy(n, seed))]
-
-
-def troubled(n: int, seed: int) -> list[float | None]:
-    """A healthy loss with spikes, a burst, values that are not finite, and values missing (None)."""
-    values: list[float | None] = [*stepped(n, seed, 2 * n // 3, 8.0)]
-    for index in range(n):
-        if index % 17 == 5:
-            values[index] = (nan, inf, -inf, 1e308, -1e308)[index // 17 % 5]
-        elif index % 13 == 7 or n // 2 < index < n // 2 + 30:
-            values[index] = None
-        elif index % 97 == 50:
-            values[index] = 2 + 30 * NOISE
-    return values
 
 
 def feed(monitor: Monitor, values: Sequence[float | None], start: int = 0) -> list[Reading]:

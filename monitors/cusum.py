@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .base import above_zero, at_least
@@ -23,7 +23,7 @@ class Cusum:
     Source: E. S. Page, Continuous inspection schemes, Biometrika 41 (1954).
     """
 
-    __slots__ = ("_clip", "_slack", "onset", "since", "sum", "threshold")
+    __slots__ = ("_clip", "onset", "since", "slack", "sum", "threshold")
 
     def __init__(self, slack: float, threshold: float, clip: float) -> None:
         at_least("slack", 0, slack)
@@ -31,7 +31,7 @@ class Cusum:
         if not slack < clip < threshold:
             message = f"clip must lie between slack = {slack} and threshold = {threshold}, got {clip}"
             raise ParameterError("clip", message)
-        self._slack = slack
+        self.slack = slack
         self._clip = clip
         self.threshold = threshold
         self.reset()
@@ -47,7 +47,7 @@ class Cusum:
         before = self.sum
         if before == 0.0:
             self.since = tick
-        total = before + (z if z < self._clip else self._clip) - self._slack
+        total = before + (z if z < self._clip else self._clip) - self.slack
         threshold = self.threshold
         if total <= 0.0:
             total = 0.0
@@ -59,6 +59,26 @@ class Cusum:
                 self.onset = self.since
         elif total <= 0.5 * threshold:
             self.onset = None
+        return total
+
+    @property
+    def room(self) -> float:
+        """What it can still take beyond the slack and not alarm; none while it does."""
+        return self.threshold - self.sum if self.onset is None else 0.0
+
+    def add_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        """``add`` one after the other where there is room for all of them."""
+        total, slack, clip = self.sum, self.slack, self._clip
+        if total == 0.0 and max(zs) <= slack:  # as a rule, where the slack is large
+            self.since = ticks[-1]
+            return 0.0
+        for tick, z in zip(ticks, zs, strict=True):
+            if total == 0.0:
+                self.since = tick
+            total = total + (z if z < clip else clip) - slack
+            if total <= 0.0:
+                total = 0.0
+        self.sum = total
         return total
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .calm import Leeway
 from .changes import Way
-from .scale import WARM_UP, DifferencedScale, make_scale
+from .differenced import DifferencedScale
+from .scale import WARM_UP, make_scale
 from .types import Tuned
 
 
@@ -62,6 +65,12 @@ class Divergence(ScaledMonitor):
         self._last_high: int | None = None  # tick of the measurement before this one, if it was high
         self._high_before: int | None = None  # and of the one before that
         self._onset: int | None = None
+
+    def _leeway(self) -> Leeway | None:
+        return Leeway(high=self.threshold) if self._last_high is self._high_before is None else None
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        return zs[-1]
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         high = tick if z > self.threshold else None

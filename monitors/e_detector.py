@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import exp, log, sqrt
 from statistics import NormalDist
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, at_least
+from .calm import BLOCK, Leeway
 from .onset import RampStart
 from .scale import WARM_UP, make_scale
 from .types import Tuned
@@ -114,6 +115,18 @@ class EDetector(ScaledMonitor):
         self._start = RampStart(window)
         self._onset: int | None = None
         self._forget()
+
+    def _leeway(self) -> Leeway | None:
+        """No bet is told more than z, nor loses.
+
+        After so many measurements the sum of a bet on b noises is at most its sum now and one for each, times
+        exp(b r), where r is what the z are above b / 2 together: for b of 1 and 2 no more than what they are
+        above 1/2, for b of 1/2 a quarter each more than that.
+        """
+        if self._onset is not None:
+            return None
+        room = log(self.threshold / (max(self._sums) + BLOCK))
+        return Leeway(slack=0.5, rise=min(room / 2, 2 * room - BLOCK / 4))
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         self._start.add(tick)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, SignalMonitor, at_least
+from .calm import Calm
+from .scale import LEAST
 from .types import Health, Reading
 
 
@@ -64,6 +66,13 @@ class Frozen(SignalMonitor):
             return Reading(Health.OK, tick, value, count, most)
         reason = f"{self._signal} is exactly 0 since tick {self._since}: nothing is learnt"
         return Reading(Health.ALARM, tick, value, count, most, self._since, reason=reason)
+
+    def calm(self) -> Calm | None:
+        """Once it moves, nothing that is above 0."""
+        return Calm(low=LEAST) if self._moved and not self._in_a_row and self._patient else None
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        return Reading(Health.OK, ticks[-1], values[-1], 0.0, float(self._zeros))
 
     def _forget(self) -> None:
         self._in_a_row = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import LARGEST, STALE_AFTER, BaseMonitor, at_least
+from .calm import LOOK_EVERY, Calm
+from .scale import LEAST
 from .types import Health, ParameterError, Reading, Sample
 
 
@@ -65,6 +67,15 @@ class Guard(BaseMonitor):
         if measured is None:
             return self._miss(sample.tick)
         self._reading = self._fit(sample.tick, measured)
+        return self._reading
+
+    def calm(self) -> Calm | None:
+        """Nothing is wrong with what is above 0."""
+        return None if self._zeros_in_a_row or self._stale_after < LOOK_EVERY else Calm(low=LEAST)
+
+    def settle(self, ticks: list[int], values: list[float]) -> Reading:
+        """Take what ``calm`` has let pass: of each tick the first of its signals that was measured."""
+        self._reading = Reading(Health.OK, ticks[-1], values[-1])
         return self._reading
 
     def _bad(self, tick: int, name: str, value: float) -> Reading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .calm import Leeway
 from .scale import WARM_UP
 from .trend import TrendScale
 from .types import ParameterError, Tuned
@@ -71,6 +72,9 @@ class Jump(ScaledMonitor):
         self._well: int | None = None  # the last tick at which it was at its level
         self._left: int | None = None  # the tick from which on it may have left it
         self._onset: int | None = None  # the same, while it alarms
+
+    def _leeway(self) -> Leeway:
+        return Leeway(low=-self.threshold, high=self.threshold)
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         distance = abs(z)

@@ -73,6 +73,14 @@ class RampStart:
         ticks.append(tick)
         return len(ticks) == 1
 
+    def add_all(self, ticks: list[int]) -> bool:
+        """Take in many, unless there may be a gap; whether it was done."""
+        own = self._ticks
+        if not own or ticks[-1] - own[-1] > _GAP:
+            return False
+        own += ticks
+        return True
+
     def forget(self) -> None:
         """What was measured so far lies too long back."""
         self._ticks.clear()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero, at_least
+from .calm import Leeway
 from .changes import Way
-from .scale import WARM_UP, DifferencedScale, make_scale
+from .differenced import DifferencedScale
+from .scale import WARM_UP, make_scale
 from .types import ParameterError, Reading, Tuned
 
 
@@ -90,6 +93,17 @@ class Outliers(ScaledMonitor):
     def _take(self, tick: int, value: float) -> Reading:
         reading = super()._take(tick, value)
         reading.extra = {"beyond": float(len(self._high))}
+        return reading
+
+    def _leeway(self) -> Leeway | None:
+        return None if self._high else Leeway(high=self.threshold)
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        return zs[-1]
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        reading = super()._take_all(ticks, values)
+        reading.extra = {"beyond": 0.0}
         return reading
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, SignalMonitor
+from .calm import Calm
 from .changes import Effect, Way
 from .types import Health, ParameterError, Reading
 
+_FAR = 1e90  # of which the factor still makes a number
 _FALLEN = 0.9  # of its highest: it has begun to fall
 
 
@@ -72,6 +74,12 @@ class Overshoot(SignalMonitor):
         onset = self._lowest_at + 1
         reason = f"{self._signal} {value:.4g}, {score:.3g} times its highest, risen since tick {onset}"
         return Reading(Health.ALARM, tick, value, score, factor, onset, reason=reason)
+
+    def calm(self) -> Calm | None:
+        """Its highest value does not get less, so that it can bear ``factor`` times that."""
+        if self._known or not 0 < self._highest < _FAR or not self._patient:
+            return None
+        return Calm(high=self._highest * self.threshold * (1 - 1e-9))
 
     def _forget(self) -> None:
         """It gathers no evidence."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from math import exp, inf, log, nan
 from statistics import median
 from typing import Any
 
+from .calm import BLOCK, Bounds
 from .changes import Effect, Kind
 from .own_code import copy_code
 from .types import ParameterError
@@ -27,6 +29,7 @@ _SETTLES = 16
 """Values after which a signal that was meant to move has a level again: its median is then known to half a
 noise."""
 
+_BLOCKS = 8  # blocks in a window: after one the quartiles are still where they were, roughly
 _FEW = 4  # values whose spread says nothing
 LEAST = 1e-30  # stands for zero and below in log; keeps the noise of a signal that is always 0 above 0
 
@@ -57,12 +60,12 @@ class RobustScale:
     """
 
     __slots__ = (
-        *("_count", "_differs", "_expected", "_log", "_room", "_settling", "_values", "_window"),
-        *("level", "noise", "tick", "warm_up", "z"),
+        *("_count", "_differs", "_expected", "_room", "_settling", "_values", "_window"),
+        *("level", "log", "noise", "tick", "told", "warm_up", "z", "zs"),
     )
 
     def __init_subclass__(cls) -> None:
-        copy_code(cls, "take")
+        copy_code(cls, "take", "_score")
 
     def __init__(self, window: int, warm_up: int, log: bool) -> None:
         if warm_up < 8:
@@ -77,51 +80,115 @@ class RobustScale:
         self._room = inf  # how far they may have moved, as a share of the level
         self._expected: int | None = None  # tick of the last change that was meant
         self.warm_up = warm_up
-        self._log = log
+        self.log = log
         self.level = nan
         self.noise = nan
         self.tick: int | None = None  # of the last value, and its z: told by those who share the scale
         self.z: float | None = None
+        self.told: tuple[int | None, Bounds | None] | None = None  # bounds, and at which tick
+        self.zs: Sequence[float] = ()  # the same of the last block
 
     def take(self, value: float) -> float | None:
         """Score a finite value against those before it, then take it in; None while warming up."""
-        if self._log:
+        if self.log:
             value = log(max(value, LEAST))
         if self._settling is not None:
             return self._settle(value, self._settling)
-        count, values, size = self._count, self._values, self._window
-        if count < 2 * size:
-            self._count = count + 1
-            size = max(count // 2, self.warm_up)
-        if count < self.warm_up:
-            if self._differs:
-                self._noise_by_difference(value, 0.0, size)
-            values.push(value, size)
-            return None
-        # Comparisons, not min() and max(): this runs for every monitor at every tick, and those are calls.
-        low, middle, high = values.quartiles()
-        floor = FLOOR if self._log else FLOOR * abs(middle)  # in log, 1e-3 is relative already
-        if floor < LEAST:
-            floor = LEAST
-        sigma = (high - low) / IQR
-        if self._differs:
-            by_difference = self._noise_by_difference(value, floor, size)
-            if by_difference < sigma:
-                sigma = by_difference
-        if sigma < floor:
-            sigma = floor
-        z = (value - middle) / sigma
-        if z > CLIP:
-            value = middle + CLIP * sigma
-        elif z < -CLIP:
-            value = middle - CLIP * sigma
-        values.push(value, size)
-        if self._log:
+        if self._count >= self.warm_up:
+            return self._score((value,))[0]
+        self._count += 1
+        self._take_in(value)
+        return None
+
+    def take_all(self, values: Sequence[float]) -> Sequence[float]:
+        """``take`` one after the other, once it is warm: their z."""
+        if self._settling is not None:
+            return [self.take(value) for value in values]  # type: ignore[misc]
+        return self._score([log(max(value, LEAST)) for value in values] if self.log else values)
+
+    def _score(self, values: Sequence[float]) -> list[float]:
+        """Score values against those before each, and take them in."""
+        zs = []
+        ordered, arrived, differs, logs = self._values.ordered, self._values.arrived, self._differs, self.log
+        count, window, last = self._count, self._window, len(ordered) - 1
+        at, part, half = last // 4, last % 4, last // 2
+        for value in values:
+            # ``SortedWindow.quartiles`` and ``push`` written out, and comparisons for min() and max(): this
+            # runs for every monitor at every tick, and those are calls.
+            low, middle, high = ordered[at], ordered[half], ordered[last - at]
+            if part:
+                low += (ordered[at + 1] - low) * part / 4
+                high += (ordered[last - at - 1] - high) * part / 4
+                if part != 2:
+                    middle = (middle + ordered[half + 1]) / 2
+            floor = FLOOR if logs else FLOOR * middle if middle > 0.0 else -FLOOR * middle
+            if floor < LEAST:
+                floor = LEAST
+            sigma = (high - low) / IQR
+            size = window
+            if count < 2 * window:
+                size = max(count // 2, self.warm_up)
+                count += 1
+            if differs:
+                by_difference = self._noise_by_difference(value, floor, size)
+                if by_difference < sigma:
+                    sigma = by_difference
+            if sigma < floor:
+                sigma = floor
+            z = (value - middle) / sigma
+            zs.append(z)
+            if z > CLIP:
+                value = middle + CLIP * sigma
+            elif z < -CLIP:
+                value = middle - CLIP * sigma
+            before = last
+            while last >= size - 1:
+                del ordered[bisect_left(ordered, arrived.popleft())]
+                last -= 1
+            arrived.append(value)
+            insort(ordered, value)
+            last += 1
+            if last != before:
+                at, part, half = last // 4, last % 4, last // 2
+        self._count = count
+        if self.log:
             middle = exp(middle)
             sigma *= middle
         self.level = middle
         self.noise = sigma
-        return z
+        return zs
+
+    @property
+    def block(self) -> int:
+        """Values that ``bounds`` can say something of without becoming too wide to be of use."""
+        count = len(self._values) // _BLOCKS
+        return count if count < BLOCK else BLOCK
+
+    def bounds(self, pushes: int) -> Bounds | None:
+        """Level and noise, in log if ``log``, at each of so many next values, whatever they are.
+
+        None where they may be anything, or where more than one value may leave the window at a time.
+        """
+        values, size = self._values, self._next_size()
+        if len(values) > size:
+            return None
+        lowest, highest = values.median_within(pushes)
+        low, high = values.quartiles_within(pushes)
+        return self._at_least(lowest, highest, (high - low) / IQR)
+
+    def _next_size(self) -> int:
+        """How many values the window has after the next one; -1 while it is not as ever."""
+        if self._settling is not None or self._count < self.warm_up:
+            return -1
+        return self._window if self._count >= 2 * self._window else max(self._count // 2, self.warm_up)
+
+    def _at_least(self, lowest: float, highest: float, noise: float) -> Bounds | None:
+        """Bounds, with the floor that any level between these two puts below the noise."""
+        if lowest == -inf:
+            return None
+        nearest = lowest if lowest > 0 else -highest if highest < 0 else 0.0
+        floor = FLOOR if self.log else FLOOR * nearest
+        return Bounds(lowest, highest, max(noise, floor, LEAST))
 
     def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
         """The second estimate, from the values so far; called once with every value."""
@@ -132,6 +199,7 @@ class RobustScale:
         if effect.tick == self._expected:
             return
         self._expected = effect.tick
+        self.told = None
         if effect.kind is Kind.SCALES:
             self._scaled(effect.factor)
         elif self._count < self.warm_up:
@@ -145,7 +213,7 @@ class RobustScale:
 
     def _scaled(self, factor: float) -> None:
         """Have all values so far been so many times as large."""
-        if self._log:
+        if self.log:
             shift = log(factor)
             self._transform(lambda value: value + shift, 1.0)
         else:
@@ -169,7 +237,7 @@ class RobustScale:
             self._count = 2 * self.warm_up
             for each in new:
                 self._take_in(each)
-        if self._log:
+        if self.log:
             center = exp(center)
             sigma *= center
         self.level, self.noise = center, sigma
@@ -190,7 +258,7 @@ class RobustScale:
 
     def _floor(self, level: float) -> float:
         """The least noise at a level; ``take`` has it written out."""
-        return max(FLOOR if self._log else FLOOR * abs(level), LEAST)
+        return max(FLOOR if self.log else FLOOR * abs(level), LEAST)
 
     def _take_in(self, value: float) -> None:
         """Add a value that needs no score."""
@@ -210,8 +278,8 @@ class RobustScale:
 
     def same_as(self, other: RobustScale) -> bool:
         """Whether another scale says the same of all values to come."""
-        own = (type(self), self._window, self.warm_up, self._log, self.tick, self.state_dict())
-        return own == (type(other), other._window, other.warm_up, other._log, other.tick, other.state_dict())
+        own = (type(self), self._window, self.warm_up, self.log, self.tick, self.state_dict())
+        return own == (type(other), other._window, other.warm_up, other.log, other.tick, other.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The values that count, in order of arrival; level and noise come with the next one."""
@@ -227,66 +295,7 @@ class RobustScale:
         self._settling = None if state["settling"] is None else list(state["settling"])
         self._room = inf if state["room"] is None else state["room"]
         self._expected = state["expected"]
-        self.tick = None
-
-
-class DifferencedScale(RobustScale):
-    """A scale whose noise is also measured from one value to the next, where a trend adds nothing to it.
-
-    sigma = min(IQR / 1.349, median |x_t - x_(t-1)| / 0.954): on a curve that falls steeply, the first
-    is mostly the fall itself and hides a jump.
-    """
-
-    __slots__ = ("_differences", "_last")
-
-    def __init__(self, window: int, warm_up: int, log: bool) -> None:
-        super().__init__(window, warm_up, log)
-        self._differs = True
-        self._differences = SortedWindow()
-        self._last: float | None = None
-
-    def _noise_by_difference(self, value: float, floor: float, size: int) -> float:
-        # Of the values themselves: those of winsorised ones shrink the noise, which winsorises the more.
-        differences, last = self._differences, self._last
-        sigma = inf if len(differences) < self.warm_up - 1 else differences.median() / DIFFERENCE
-        if last is not None:
-            most = 2 * CLIP * (sigma if sigma > floor else floor)
-            change = abs(value - last)
-            differences.push(change if change < most else most, size)
-        self._last = value
-        return sigma
-
-    def _now(self) -> tuple[float, float]:
-        middle, sigma = super()._now()
-        if len(self._differences) >= self.warm_up - 1:
-            sigma = max(min(sigma, self._differences.median() / DIFFERENCE), self._floor(middle))
-        return middle, sigma
-
-    def _take_in(self, value: float) -> None:
-        super()._take_in(value)
-        if self._last is not None:
-            self._differences.push(abs(value - self._last), self.warm_up)
-        self._last = value
-
-    def _transform(self, move: Callable[[float], float], stretch: float) -> None:
-        super()._transform(move, stretch)
-        self._differences = SortedWindow(each * stretch for each in self._differences.values())
-        self._last = None
-
-    def _begin_anew(self) -> None:
-        super()._begin_anew()
-        self._differences = SortedWindow()
-        self._last = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The values that count and their differences."""
-        return {**super().state_dict(), "differences": self._differences.values(), "last": self._last}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state of a scale with the same arguments."""
-        super().load_state_dict(state)
-        self._differences = SortedWindow(state["differences"])
-        self._last = state["last"]
+        self.tick = self.told = None
 
 
 def make_scale(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, SignalMonitor
+from .calm import LEAST_ROOM, Calm
 from .changes import Way
 from .cusum import Cusum
 from .types import Health, Reading
@@ -67,6 +68,15 @@ class Scarce(SignalMonitor):
             return Reading(Health.OK, tick, value, score, threshold)
         reason = f"{self._signal}: {score:.3g} nats since tick {onset}, alarm at {threshold:g}"
         return Reading(Health.ALARM, tick, value, score, threshold, onset, reason=reason)
+
+    def calm(self) -> Calm | None:
+        """All that it can bear is so much evidence against the source."""
+        room = self._cusum.room if self._patient else 0.0
+        return None if room < LEAST_ROOM else Calm(below=0.0, fall=room * (1 - 1e-6))
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        score = self._cusum.add_all(ticks, [-value for value in values])
+        return Reading(Health.OK, ticks[-1], values[-1], score, self.threshold)
 
     def _forget(self) -> None:
         self._cusum.reset()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
+from .calm import Leeway
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
 from .types import Tuned
@@ -71,6 +73,14 @@ class Shift(ScaledMonitor):
         self._above = Cusum(slack, threshold, clip)
         self._below = Cusum(slack, threshold, clip)
         super().__init__(signal, make_scale(signal, window, warm_up, log), threshold, stale_after)
+
+    def _leeway(self) -> Leeway:
+        above, below = self._above, self._below
+        return Leeway(slack=above.slack, rise=above.room, fall=below.room)
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        up, down = self._above.add_all(ticks, zs), self._below.add_all(ticks, [-z for z in zs])
+        return up if up >= down else down
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         above, below = self._above, self._below

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor, above_zero
+from .calm import Leeway
 from .changes import Way
-from .scale import WARM_UP, DifferencedScale, make_scale
+from .differenced import DifferencedScale
+from .scale import WARM_UP, make_scale
 from .types import Tuned
 
 
@@ -55,6 +58,12 @@ class Spike(ScaledMonitor):
         scale = make_scale(signal, window, warm_up, log, DifferencedScale)
         super().__init__(signal, scale, threshold, stale_after)
         self._since: int | None = None
+
+    def _leeway(self) -> Leeway:
+        return Leeway(high=self.threshold)
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        return zs[-1]
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         if z <= self.threshold:

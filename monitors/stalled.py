@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log, sqrt
 from statistics import fmean, median
 from typing import ClassVar
 
 from .base import STALE_AFTER, SignalMonitor, at_least
+from .calm import BLOCK, Calm
 from .changes import Effect, Way
 from .cusum import Cusum
 from .types import Health, Reading, Tuned
@@ -81,6 +83,17 @@ class Stalled(SignalMonitor):
         self._finished = 0  # blocks so far
         self._means: list[float] = []  # of the newest of them
         self._line: list[float] | None = None  # what it says of the last block: level and noise
+
+    def calm(self) -> Calm | None:
+        """Until the block is complete it says the same, whatever is measured."""
+        left = self._size - len(self._block) - 1
+        return Calm(min(left, BLOCK)) if left > 0 and self._line is not None and self._patient else None
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        if not self._block:
+            self._since = ticks[0]
+        self._block += values
+        return replace(self._reading, tick=ticks[-1], value=values[-1])
 
     def _take(self, tick: int, value: float) -> Reading:
         block = self._block

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from .base import STALE_AFTER, SignalMonitor, at_least
+from .calm import Calm
 from .scale import WARM_UP
 from .types import Health, Reading
 
@@ -72,6 +73,15 @@ class Stuck(SignalMonitor):
             return Reading(Health.OK, tick, value, 0.0, threshold)
         reason = f"a new batch, after {times} that had just been there"
         return Reading(Health.ALARM, tick, value, 0.0, threshold, since, reason=reason)
+
+    def calm(self) -> Calm | None:
+        """Nothing that is less than 1 repeats anything."""
+        if self._times or self._new < self.warm_up or not self._patient:
+            return None
+        return Calm(high=1 - 1e-9)
+
+    def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
+        return Reading(Health.OK, ticks[-1], values[-1], 0.0, self.threshold)
 
     def _forget(self) -> None:
         self._times, self._since = 0, None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
+from .calm import Leeway
 from .changes import Way
 from .cusum import Cusum
 from .onset import RampStart
@@ -81,6 +83,19 @@ class SustainedRise(ScaledMonitor):
         self._cusum = Cusum(*(usual if value is None else value for value, usual in given))
         self._start = RampStart(window)
         super().__init__(signal, make_scale(signal, window, warm_up, log), self._cusum.threshold, stale_after)
+
+    def _leeway(self) -> Leeway:
+        return Leeway(slack=self._cusum.slack, rise=self._cusum.room)
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        add, cusum = self._start.add, self._cusum
+        if self._start.add_all(ticks):
+            return cusum.add_all(ticks, zs)
+        for tick, z in zip(ticks, zs, strict=True):
+            if add(tick):
+                cusum.reset()
+            cusum.add(tick, z)
+        return cusum.sum
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         cusum = self._cusum

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from .base import STALE_AFTER, ScaledMonitor
+from .calm import Leeway
 from .changes import Way
 from .cusum import Cusum
 from .scale import WARM_UP, make_scale
@@ -74,6 +76,12 @@ class TooGood(ScaledMonitor):
         self._cusum = Cusum(slack, threshold, clip)
         scale = make_scale(signal, window, warm_up, log, FallingTrendScale)
         super().__init__(signal, scale, threshold, stale_after)
+
+    def _leeway(self) -> Leeway:
+        return Leeway(slack=self._cusum.slack, fall=self._cusum.room)
+
+    def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
+        return self._cusum.add_all(ticks, [-z for z in zs])
 
     def _judge(self, tick: int, z: float) -> tuple[float, int | None]:
         score = self._cusum.add(tick, -z)

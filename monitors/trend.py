@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import exp, log
+from collections.abc import Callable, Mapping, Sequence
+from math import exp
 from typing import Any, ClassVar
 
+from .calm import Bounds
 from .scale import CLIP, FLOOR, IQR, LEAST, RobustScale
 from .window import SortedWindow
 
@@ -31,53 +32,69 @@ class TrendScale(RobustScale):
         self._older = SortedWindow()  # and ``_values`` are the newer half
         self._missed_by = SortedWindow()
 
-    def take(self, value: float) -> float | None:
-        """Score a finite value against the line through those before it; None while warming up."""
-        if self._log:
-            value = log(max(value, LEAST))
-        if self._settling is not None:
-            return self._settle(value, self._settling)
-        count, size = self._count, self._window
-        if count < 2 * size:
-            self._count = count + 1
-            size = max(count // 2, self.warm_up)
-        half = size // 2
-        newer, older = self._values, self._older
-        z = None
-        if count >= self.warm_up:
+    def _score(self, values: Sequence[float]) -> list[float]:
+        """Score values against the line through those before each, and take them in."""
+        zs = []
+        newer, older, missed = self._values, self._older, self._missed_by
+        count = self._count
+        for value in values:
+            size = self._window
+            if count < 2 * size:
+                size = max(count // 2, self.warm_up)
+                count += 1
+            half = size // 2
             middle = newer.median()
             rise = self._rise(middle)
             level = middle + rise / 2  # the value comes half of a half later
-            if count == self.warm_up:
+            if count == self.warm_up + 1:
                 self._look_back(middle, rise / half)
-            low, _, high = self._missed_by.quartiles()
+                missed = self._missed_by
+            low, _, high = missed.quartiles()
             sigma = (high if high > -low else -low) * 2 / IQR
-            floor = FLOOR if self._log else FLOOR * abs(level)  # in log, 1e-3 is relative already
+            floor = FLOOR if self.log else FLOOR * abs(level)  # in log, 1e-3 is relative already
             if sigma < floor:
                 sigma = floor
             if sigma < LEAST:
                 sigma = LEAST
             missed_by = value - level
             z = missed_by / sigma
+            zs.append(z)
             if z > CLIP:
                 missed_by = CLIP * sigma
             elif z < -CLIP:
                 missed_by = -CLIP * sigma
-            self._missed_by.push(missed_by, size)
-            value = level + missed_by
-            if self._log:
-                level = exp(level)
-                sigma *= level
-            self.level = level
-            self.noise = sigma
-        while len(newer) >= half:
-            older.push(newer.pop(), half)
-        newer.push(value, half)
-        return z
+            missed.push(missed_by, size)
+            while len(newer) >= half:
+                older.push(newer.pop(), half)
+            newer.push(level + missed_by, half)
+        self._count = count
+        if self.log:
+            level = exp(level)
+            sigma *= level
+        self.level = level
+        self.noise = sigma
+        return zs
+
+    def bounds(self, pushes: int) -> Bounds | None:
+        """As of any scale; the line goes on from both halves, wherever they may lie by then."""
+        size = self._next_size()
+        if self._count <= self.warm_up or len(self._missed_by) > size:
+            return None
+        if max(len(self._values), len(self._older)) > size // 2:
+            return None
+        lowest, highest = self._values.median_within(pushes)
+        least, most = self._older.median_within(pushes)
+        lowest += self._follow(lowest - most) / 2
+        highest += self._follow(highest - least) / 2
+        low, high = self._missed_by.quartiles_within(pushes)
+        return self._at_least(lowest, highest, (high if high > -low else -low) * 2 / IQR)
 
     def _rise(self, middle: float) -> float:
         """From half to half of the window, where ``middle`` is the median of the newer one."""
-        rise = middle - self._older.median()
+        return self._follow(middle - self._older.median())
+
+    def _follow(self, rise: float) -> float:
+        """What of a rise is expected to go on."""
         return 0.0 if rise > 0.0 and not self._follows_rises else rise
 
     def _now(self) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Any
 
 
@@ -16,19 +17,19 @@ class SortedWindow:
     themselves in order of arrival, which survive JSON exactly.
     """
 
-    __slots__ = ("_arrived", "_sorted")
+    __slots__ = ("arrived", "ordered")
 
     def __init__(self, values: Iterable[float] = ()) -> None:
-        self._arrived: deque[float] = deque(values)
-        self._sorted = sorted(self._arrived)
+        self.arrived: deque[float] = deque(values)
+        self.ordered = sorted(self.arrived)
 
     def __len__(self) -> int:
-        return len(self._sorted)
+        return len(self.ordered)
 
     def push(self, value: float, size: int) -> None:
         """Add a finite value; the oldest leave until ``size`` are left."""
-        arrived = self._arrived
-        ordered = self._sorted
+        arrived = self.arrived
+        ordered = self.ordered
         while len(ordered) >= size:
             del ordered[bisect_left(ordered, arrived.popleft())]
         arrived.append(value)
@@ -36,8 +37,8 @@ class SortedWindow:
 
     def pop(self) -> float:
         """Take the oldest value out; the window must not be empty."""
-        value = self._arrived.popleft()
-        del self._sorted[bisect_left(self._sorted, value)]
+        value = self.arrived.popleft()
+        del self.ordered[bisect_left(self.ordered, value)]
         return value
 
     def quartiles(self) -> tuple[float, float, float]:
@@ -48,7 +49,7 @@ class SortedWindow:
         >>> window.quartiles()
         (2.0, 3.0, 4.0)
         """
-        ordered = self._sorted
+        ordered = self.ordered
         last = len(ordered) - 1
         at, part = last // 4, last % 4
         low, middle, high = ordered[at], ordered[last // 2], ordered[last - at]
@@ -61,9 +62,32 @@ class SortedWindow:
 
     def median(self) -> float:
         """The quantile at 1/2; the window must not be empty."""
-        ordered = self._sorted
+        ordered = self.ordered
         count = len(ordered)
         return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+    def median_within(self, pushes: int) -> tuple[float, float]:
+        """The least and the largest that the median can be after so many pushes or fewer, whatever they are.
+
+        Each moves a place in the order by one at most: it adds a value, and takes no more than one out. A
+        window that grows moves the place of the median too, but by less than the value that stays.
+
+        >>> SortedWindow([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).median_within(2)
+        (1.0, 6.0)
+        >>> SortedWindow([1.0, 2.0, 3.0]).median_within(2)
+        (-inf, inf)
+        """
+        ordered = self.ordered
+        count = len(ordered)
+        at, to = (count - 1) // 2 - pushes, count // 2 + pushes
+        return (ordered[at], ordered[to]) if at >= 0 else (-inf, inf)
+
+    def quartiles_within(self, pushes: int) -> tuple[float, float]:
+        """The largest that the quantile at 1/4 can be by then, and the least that the one at 3/4 can be."""
+        ordered = self.ordered
+        last = len(ordered) - 1
+        at, to = 3 * last // 4 - pushes, (last + 3) // 4 + pushes
+        return (ordered[to], ordered[at]) if at >= 0 else (inf, -inf)
 
     def place(self, value: float) -> float:
         """Where a further value would stand among them, in (0, 1); its equals count by half.
@@ -71,7 +95,7 @@ class SortedWindow:
         >>> SortedWindow([1.0, 2.0, 2.0]).place(2.0)
         0.625
         """
-        ordered = self._sorted
+        ordered = self.ordered
         count = len(ordered)
         below = bisect_left(ordered, value)
         # Equals are rare, so most of the time there is nothing to look for.
@@ -80,7 +104,7 @@ class SortedWindow:
 
     def values(self) -> list[float]:
         """The values in order of arrival."""
-        return list(self._arrived)
+        return list(self.arrived)
 
     def state_dict(self) -> dict[str, Any]:
         """All of its state."""
@@ -88,5 +112,5 @@ class SortedWindow:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state."""
-        self._arrived = deque(state["values"])
-        self._sorted = sorted(self._arrived)
+        self.arrived = deque(state["values"])
+        self.ordered = sorted(self.arrived)

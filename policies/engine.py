@@ -172,6 +172,12 @@ class Engine:
         """Whether some rule's condition holds and nothing has been done about it: no state to return to."""
         return self._lanes.suspect
 
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is read at the next tick either, as long as it goes by ``calm``."""
+        lanes = self._lanes
+        return self._at_rest and not lanes.before_step[True] and not lanes.after_step[True]
+
     def judge_step(self, sample: Sample, readings: Readings, *, calm: bool = False) -> Turn:
         """Evaluate the rules that can still keep the optimizer from stepping.
 

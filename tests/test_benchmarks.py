@@ -171,7 +171,7 @@ def test_a_synchronisation_is_counted_and_one_of_ours_leaves_ticks_unwatched(
         nonlocal mode
         mode = wanted
 
-    def read(*_: object) -> float:
+    def read(*_: object, **__: object) -> float:
         """As torch does it where a value of the device is read."""
         if mode == "warn":
             warnings.warn("called a synchronizing CUDA operation", stacklevel=2)

@@ -11,6 +11,7 @@ import pytest
 
 from midcourse.monitors import conformance
 from midcourse.monitors.conformance import Make, yield_checks
+from midcourse.monitors.conformance_waiting import how_many_wait
 from midcourse.monitors.registry import MONITORS
 from midcourse.monitors.sustained_rise import SustainedRise
 from midcourse.monitors.types import Health, Reading, Sample
@@ -27,6 +28,8 @@ def maker(kind: str, **params: Any) -> Callable[[], Any]:
     return lambda: MONITORS[kind](**own)
 
 
+NEVER_WAIT = {"adwin", "page_hinkley", "forecast"}
+
 MAKERS: dict[str, Callable[[], Any]] = {
     **{kind: maker(kind) for kind in MONITORS},
     "sustained_rise in log": maker("sustained_rise", log=True, slack=0.5),
@@ -42,6 +45,11 @@ CASES = [(name, check) for name, make in MAKERS.items() for check in yield_check
 @pytest.mark.parametrize(("name", "check"), CASES, ids=[f"{name}-{check.__name__}" for name, check in CASES])
 def test_every_registered_monitor_conforms(name: str, check: conformance.Check) -> None:
     check(MAKERS[name])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MONITORS if kind not in NEVER_WAIT])
+def test_what_says_little_waits(kind: str) -> None:
+    assert how_many_wait(maker(kind)) > 400
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MONITORS if getattr(MONITORS[kind], "tuned", None)])
