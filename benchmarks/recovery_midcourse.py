@@ -160,6 +160,8 @@ def _without(source: str) -> dict[str, Sequence]:
         "quarantine": Sequence(0, _back(1, "skip", quarantine)),
         "less of it": Sequence(0, f"reweight: {{source: {source}, scale: 0.3}}"),
         "cooler": Sequence(0, "scale_lr: {factor: 0.3}"),
+        "still": Sequence(0, "scale_lr: {factor: 0.01}"),
+        "quarantine, still": Sequence(0, _back(1, "skip", quarantine, "scale_lr: {factor: 0.01}")),
     }
 
 
