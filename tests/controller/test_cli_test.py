@@ -129,18 +129,22 @@ def test_an_outcome_or_a_command_that_came_to_nothing_fails(tmp_path: Path) -> N
 
 
 def test_what_was_expected_and_suppressed_says_why(tmp_path: Path) -> None:
-    source = """policy: baseline
+    policy = """version: 1
+monitors: {guard: {type: guard}}
+rules:
+  - {name: once, when: guard.bad, budget: {acts: 1, per: 2000, max: 3}, ladder: [[skip_step: {}]]}
+"""
+    written(tmp_path, policy, "once.yaml")
+    source = """policy: once.yaml
 tests:
   - name: a second time
     series:
-      supply/source=code: "0.5x299 -2.5x19 0.5x299 -2.5x19 0.5x99"
-      supply/source=docs: "0.5x739"
-    noise: 0.02
-    decisions: [{rung: 0}, {rule: scarce-source, instance: code, disposition: act}]
+      loss: "2x99 nan 2x99 nan 2x99"
+    decisions: [{rung: 0}, {rule: once, disposition: act}]
 """
     result = run(written(tmp_path, source))
     assert result.exit_code == 1
-    assert "        - scarce-source[code]  act    (line 8: expected, not decided)\n" in result.output
+    assert "        - once  act    (line 6: expected, not decided)\n" in result.output
     assert "was suppressed: the budget is spent: 1 act in 2000 ticks, 3 in all\n" in result.output
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from midcourse.monitors import conformance
+from midcourse.monitors.calm import ANYTHING, Leeway
 from midcourse.monitors.conformance import Make, yield_checks
-from midcourse.monitors.conformance_waiting import how_many_wait
+from midcourse.monitors.conformance_waiting import check_waiting_changes_nothing, how_many_wait
 from midcourse.monitors.registry import MONITORS
 from midcourse.monitors.sustained_rise import SustainedRise
 from midcourse.monitors.types import Health, Reading, Sample
@@ -175,6 +176,13 @@ class Stuck(SustainedRise):
         return score, self.first
 
 
+class Careless(SustainedRise):
+    """Lets anything wait."""
+
+    def _leeway(self) -> Leeway:
+        return ANYTHING
+
+
 CULPRITS: Mapping[conformance.Check, type[SustainedRise]] = {
     conformance.check_declares: Undeclared,
     conformance.check_is_deterministic: Random,
@@ -191,6 +199,7 @@ CULPRITS: Mapping[conformance.Check, type[SustainedRise]] = {
     conformance.check_finds_a_step: Sluggish,
     conformance.check_finds_a_step_after_trouble: Blinded,
     conformance.check_alarm_clears: Stuck,
+    check_waiting_changes_nothing: Careless,
 }
 
 
