@@ -6,11 +6,13 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import mean, median, quantiles
 from typing import Any
 
 from overhead_loop import (
+    NEVER,
     PARTS,
     TURN,
     WARM_UP,
@@ -27,6 +29,7 @@ from midcourse.controller import norms
 from midcourse.controller.journal.reader import JournalReader
 from midcourse.controller.ring import Ring
 from midcourse.policies.model import Mode
+from midcourse.policies.policy import Policy
 
 STEPS_MS = (1, 10, 20, 100)
 
@@ -46,7 +49,7 @@ def compare(ticks: int, seed: int, runs: Path) -> dict[str, Any]:
         "bare": training(seed, length),
         "empty_hooks": training(seed, length, empty_hooks=True),
         "observe": training(seed, length, controlled(baseline(Mode.OBSERVE), runs / "observe")),
-        "act": training(seed, length, controlled(baseline(), runs / "act")),
+        "act": training(seed, length, controlled(_without_snapshots(), runs / "act")),
         "timed": training(seed, length, timed(timers, controlled(baseline(), runs / "timed", 1))),
     }
     found = take_turns(arms, turns, seed, each)
@@ -66,9 +69,16 @@ def compare(ticks: int, seed: int, runs: Path) -> dict[str, Any]:
     }
 
 
+def _without_snapshots() -> Policy:
+    """The baseline but for its snapshots: they are measured apart, and among turns a step seems long."""
+    policy = baseline()
+    return replace(policy, snapshots=replace(policy.snapshots, every=NEVER))
+
+
 def divide(laps: Sequence[Lap], whole: float) -> dict[str, Any]:
     """Microseconds of each part, and what is left of the whole; a measurement and a snapshot apart."""
-    parts = {name: median(1e6 * lap.seconds[name] for lap in laps) for name in PARTS}
+    turns = [laps[at : at + TURN] for at in range(0, len(laps) - TURN + 1, TURN)]
+    parts = {name: median(1e6 * mean(lap.seconds[name] for lap in turn) for turn in turns) for name in PARTS}
     parts["rest"] = whole - sum(parts.values())
     snapshots = [lap.seconds["snapshots"] + lap.seconds["copies"] for lap in laps if lap.calls["copies"]]
     return {
