@@ -258,7 +258,10 @@ class ScaledMonitor(SignalMonitor):
         return None if bounds is None else leeway.within(bounds, count, scale.log)
 
     def _leeway(self) -> Leeway | None:
-        """What z it can bear at each of the next ``calm.BLOCK`` measurements and not alarm; None: unknown."""
+        """What z it can bear at each of the next ``calm.BLOCK`` measurements and not alarm; None: unknown.
+
+        Who overrides how a z is judged overrides this too: the conformance suite finds who forgot.
+        """
         return None
 
     def _judge_all(self, ticks: list[int], zs: Sequence[float]) -> float:
