@@ -54,7 +54,7 @@ class Pilot:
         self._regulated = bool(policy.regulators)  # for good: an edit of them is refused
         self.news: News | None = None
         """What all processes must know of besides an act, if there is anything; who tells them takes it."""
-        self._calm = False  # no reading is bad
+        self._calm = False  # no reading is bad that could wake a rule
         self._outside = outside
         self._look_at = _NEVER_LOOKED
         self._withdrawn = False
@@ -136,7 +136,8 @@ class Pilot:
         news, bank.news = bank.news, False
         if news:
             bank.settle()
-            self._calm = not any(reading.bad for each in readings.values() for reading in each.values())
+            read = (readings[name] for name in self.engine.wakers if name in readings)
+            self._calm = not any(reading.bad for each in read for reading in each.values())
         moves = self.regulators.take(sample.signals) if self._regulated and self._regulates else ()
         sensed = clock()
         turn = self.engine.tick(sample, readings, calm=self._calm)

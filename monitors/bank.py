@@ -112,7 +112,7 @@ class MonitorBank:
     def judge_step(self, sample: Sample, *, lazily: bool = False) -> Readings:
         """Update the monitors that are judged before ``optimizer.step()``; returns their readings.
 
-        If ``lazily``, those that are OK may be some ticks old.
+        If ``lazily``, those whose health stays as it is may be some ticks old.
         """
         self._admit(sample)
         self._judge_before(sample, lazily)
@@ -121,7 +121,7 @@ class MonitorBank:
     def update(self, sample: Sample, *, lazily: bool = False) -> Readings:
         """Update all others, and those too if ``judge_step`` has not seen this tick; returns all readings.
 
-        If ``lazily``, those that are OK may be some ticks old.
+        If ``lazily``, those whose health stays as it is may be some ticks old.
         """
         self._admit(sample)
         tick = sample.tick

@@ -175,6 +175,11 @@ class SignalMonitor(BaseMonitor, ABC):
         """Whether it can be that measurements are kept: not if they are rare, or it is STALE very soon."""
         return self.cadence <= _OFTEN and self._stale_after >= _LONG
 
+    @property
+    def _at_ease(self) -> bool:
+        """Whether it is OK, and patient."""
+        return self._reading.health is Health.OK and self._patient
+
     def expect(self, change: Change) -> None:
         """From the next sample on something is different that was meant to change: that is no alarm."""
         effect = change.effect_on(self._signal)
@@ -245,7 +250,7 @@ class ScaledMonitor(SignalMonitor):
 
     def calm(self) -> Calm | None:
         """What may be measured next without its health changing from OK; None: nothing."""
-        leeway = self._leeway() if self._patient and not self._doubt else None
+        leeway = self._leeway() if self._at_ease and not self._doubt else None
         if leeway is None or leeway is ANYTHING:
             return None if leeway is None else Calm()
         scale = self._scale

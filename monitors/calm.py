@@ -128,7 +128,7 @@ class Calming(Protocol):
     """A monitor whose measurements need not be judged at once."""
 
     def calm(self) -> Calm | None:
-        """What may be measured next without its health changing from OK, nor ``on_edge``; None: nothing.
+        """What may be measured next without its health changing, nor ``on_edge``; None: nothing.
 
         What is announced without an effect on its signal (``Change.effect_on``) changes nothing either.
         """

@@ -69,7 +69,7 @@ class Frozen(SignalMonitor):
 
     def calm(self) -> Calm | None:
         """Once it moves, nothing that is above 0."""
-        return Calm(low=LEAST) if self._moved and not self._in_a_row and self._patient else None
+        return Calm(low=LEAST) if self._moved and not self._in_a_row and self._at_ease else None
 
     def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
         return Reading(Health.OK, ticks[-1], values[-1], 0.0, float(self._zeros))

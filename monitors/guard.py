@@ -71,7 +71,8 @@ class Guard(BaseMonitor):
 
     def calm(self) -> Calm | None:
         """Nothing is wrong with what is above 0."""
-        return None if self._zeros_in_a_row or self._stale_after < LOOK_EVERY else Calm(low=LEAST)
+        fit = self._reading.health is Health.OK and not self._zeros_in_a_row
+        return Calm(low=LEAST) if fit and self._stale_after >= LOOK_EVERY else None
 
     def settle(self, ticks: list[int], values: list[float]) -> Reading:
         """Take what ``calm`` has let pass: of each tick the first of its signals that was measured."""

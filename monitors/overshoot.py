@@ -77,7 +77,7 @@ class Overshoot(SignalMonitor):
 
     def calm(self) -> Calm | None:
         """Its highest value does not get less, so that it can bear ``factor`` times that."""
-        if self._known or not 0 < self._highest < _FAR or not self._patient:
+        if self._known or not 0 < self._highest < _FAR or not self._at_ease:
             return None
         return Calm(high=self._highest * self.threshold * (1 - 1e-9))
 

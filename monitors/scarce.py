@@ -71,7 +71,7 @@ class Scarce(SignalMonitor):
 
     def calm(self) -> Calm | None:
         """All that it can bear is so much evidence against the source."""
-        room = self._cusum.room if self._patient else 0.0
+        room = self._cusum.room if self._at_ease else 0.0
         return None if room < LEAST_ROOM else Calm(below=0.0, fall=room * (1 - 1e-6))
 
     def _take_all(self, ticks: list[int], values: list[float]) -> Reading:

@@ -85,9 +85,13 @@ class Stalled(SignalMonitor):
         self._line: list[float] | None = None  # what it says of the last block: level and noise
 
     def calm(self) -> Calm | None:
-        """Until the block is complete it says the same, whatever is measured."""
+        """Until the block is complete it says the same, whatever that is and whatever is measured."""
         left = self._size - len(self._block) - 1
-        return Calm(min(left, BLOCK)) if left > 0 and self._line is not None and self._patient else None
+        says = Health.WARMUP if self._line is None else Health.OK
+        if self._cusum.onset is not None:
+            says = Health.ALARM
+        same = self._reading.health is says and self._patient
+        return Calm(min(left, BLOCK)) if left > 0 and same else None
 
     def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
         if not self._block:

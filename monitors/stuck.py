@@ -76,7 +76,7 @@ class Stuck(SignalMonitor):
 
     def calm(self) -> Calm | None:
         """Nothing that is less than 1 repeats anything."""
-        if self._times or self._new < self.warm_up or not self._patient:
+        if self._times or not self._at_ease:
             return None
         return Calm(high=1 - 1e-9)
 

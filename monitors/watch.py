@@ -160,9 +160,6 @@ class Line:
         for watch in self.watches:
             if watch.error is not None:
                 continue
-            if watch.health is not Health.OK:
-                self._pause = _PAUSE
-                return None
             if tick - watch.readings[watch.instance].tick >= LOOK_EVERY:
                 return None
             assert watch.calming is not None
@@ -172,6 +169,7 @@ class Line:
                 fail(watch, error, tick)
                 return None
             if calm is None:
+                self._pause = 0 if watch.health is Health.OK else _PAUSE
                 return None
             if all_of_them is None:
                 all_of_them = calm

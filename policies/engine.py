@@ -173,6 +173,11 @@ class Engine:
         return self._lanes.suspect
 
     @property
+    def wakers(self) -> frozenset[str]:
+        """Monitors and signals that conditions read; of anything else it is nothing to rules if it is bad."""
+        return self._lanes.wakers
+
+    @property
     def rests(self) -> bool:
         """Whether nothing is read at the next tick either, as long as it goes by ``calm``."""
         lanes = self._lanes
@@ -182,7 +187,7 @@ class Engine:
         """Evaluate the rules that can still keep the optimizer from stepping.
 
         ``tick`` leaves them out at the same tick, so that a measurement counts once. Who knows that no
-        reading is bad says so (``calm``): at rest, rules that nothing else wakes are then passed over.
+        reading of ``wakers`` is bad says so (``calm``): at rest, rules that nothing else wakes are left out.
         """
         rests = calm and self._at_rest
         if not rests and self._arbiter.in_flight is not None and self.trying:

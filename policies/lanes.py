@@ -52,6 +52,8 @@ class Lanes:
         lanes = self._lanes.values()
         self.before_step = _with_and_without([lane for lane in lanes if lane.rule.before_step])
         self.after_step = _with_and_without([lane for lane in lanes if not lane.rule.before_step])
+        self.wakers = frozenset().union(*(lane.rule.when.names for lane in lanes))
+        """What the conditions read: of what is bad, only this can wake a rule."""
 
     def __getitem__(self, rule: str) -> Lane:
         return self._lanes[rule]

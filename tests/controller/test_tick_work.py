@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from types import FrameType
 from typing import Any
 
@@ -17,7 +19,10 @@ from torch.utils.data import TensorDataset
 
 import midcourse
 from midcourse import Controller, Mixture
+from midcourse.controller.records import Records
+from midcourse.monitors.types import Sample
 from midcourse.policies.model import Mode
+from midcourse.policies.policy import parse_policy
 
 ROOMS = tuple(str(Path(midcourse.__path__[0]).resolve() / room) for room in ("controller", "policies"))
 WARM_UP = 100  # ticks: detectors have warmed up, and what is looked for at first is settled
@@ -60,6 +65,35 @@ def steady(tmp_path: Path, **given: Any) -> Iterator[None]:
     for _ in range(WARM_UP):
         next(ticks)
     return ticks
+
+
+@pytest.mark.parametrize(("condition", "waits"), [("rise.bad", True), ("rise.bad and stalled.bad", False)])
+def test_while_only_that_is_bad_which_no_rule_reads_measurements_wait(
+    condition: str, waits: bool, tmp_path: Path
+) -> None:
+    plan = f"""
+version: 1
+monitors:
+  stalled: {{type: stalled, signal: loss}}
+  rise: {{type: sustained_rise, signal: loss}}
+rules:
+  - name: off-course
+    when: {condition}
+    ladder: [[stop: {{}}]]
+"""
+    records = Records.open(
+        parse_policy(plan), tmp_path, sources=(), registry=None, port=None, facts={}, clock=time.perf_counter
+    )
+    noise, ages = Random(0), []
+    held = records.pilot.bank.readings
+    for tick in range(1, 4000):
+        loss = noise.gauss(2 + 20 * (min(tick, 2000) + 10) ** -0.3, 0.1)
+        records.pilot.judge(Sample(tick, tick, 0, {"loss": loss}))
+        if held["stalled"][""].bad:
+            ages.append(tick - held["rise"][""].tick)
+    records.close()
+    assert len(ages) > 100
+    assert any(ages) is waits
 
 
 class Operations(TorchDispatchMode):

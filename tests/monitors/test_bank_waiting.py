@@ -139,6 +139,20 @@ def test_what_waits_is_bounded_and_read_in_time() -> None:
     assert held[""].tick == 1399
 
 
+def test_where_progress_has_stopped_measurements_wait_as_ever() -> None:
+    """What is said of a plateau stays the same until the next block of measurements is complete."""
+    specs = [MonitorSpec("stalled", "stalled", {"signal": "loss"})]
+    bank, random = MonitorBank([*specs, MonitorSpec("rise", "sustained_rise", {"signal": "loss"})]), Random(0)
+    held, ages = bank.readings, []
+    for tick in range(4000):
+        loss = random.gauss(2 + 20 * (min(tick, 2000) + 10) ** -0.3, 0.1)
+        bank.update(Sample(tick, tick, 0, {"loss": loss}), lazily=True)
+        if held["stalled"][""].bad:
+            ages.append(tick - held["rise"][""].tick)
+    assert len(ages) > 100
+    assert sum(age > 0 for age in ages) > 0.8 * len(ages)
+
+
 def test_a_monitor_that_fails_at_what_waited_is_out_of_service() -> None:
     bank, random = MonitorBank([MonitorSpec("rise", "sustained_rise", {"signal": "loss"})]), Random(0)
     for tick in range(1000):

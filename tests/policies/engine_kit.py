@@ -103,7 +103,8 @@ class Run:
             name: self._reading(f"source[{name}]" in bad, f"source[{name}]" in unmeasured, False, level)
             for name in ("code", "docs")
         }
-        calm = self.tells_calm and not any(r.bad for each in readings.values() for r in each.values())
+        read = (readings[name] for name in self.engine.wakers & readings.keys())
+        calm = self.tells_calm and not any(r.bad for each in read for r in each.values())
         turn = Turn()
         turn.extend(self._settled(self.engine.judge_step(sample, readings, calm=calm)))
         turn.extend(self._settled(self.engine.tick(sample, readings, calm=calm)))
