@@ -91,7 +91,7 @@ def _on_cuda(seed: int, runs: Path) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and say."""
     parser = argparse.ArgumentParser(description="What does watching and steering cost?")
-    parser.add_argument("--ticks", type=int, default=1500, help="ticks of each arm that count (default 1500)")
+    parser.add_argument("--ticks", type=int, default=3000, help="ticks of each arm that count (default 3000)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and the order of turns")
     parser.add_argument(
         "--only",

@@ -9,11 +9,11 @@ from .watch import Line, Watch
 class Judge:
     """What all instances of a bank have in common: how they are asked, and what went wrong.
 
-    ``news`` says that some health has changed, or that something went wrong.
+    ``news`` says that some health has changed, that something went wrong, or that nobody has looked yet.
     """
 
     def __init__(self) -> None:
-        self.news = False
+        self.news = True
         self._errors: list[str] = []
         self._said: set[str] = set()
 
