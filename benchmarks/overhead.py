@@ -8,7 +8,7 @@
     python benchmarks/overhead.py --long [TICKS]       and very many ticks, by default a million
 
 A real Accelerate loop on one CPU thread trains a tiny model on three sources, under the shipped baseline
-policy unless said otherwise. What is compared takes turns of 64 ticks in one process, so that a busy
+policy unless said otherwise. What is compared takes turns of a few ticks in one process, so that a busy
 machine slows all of it alike, and each turn is compared with the bare loop's turn beside it: figures are
 medians of those differences, in CPU time of the training thread, which other programs disturb least; where
 it may wait, for the journal's thread to let go of the interpreter, that thread's own time is given.
@@ -91,7 +91,7 @@ def _on_cuda(seed: int, runs: Path) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and say."""
     parser = argparse.ArgumentParser(description="What does watching and steering cost?")
-    parser.add_argument("--ticks", type=int, default=3000, help="ticks of each arm that count (default 3000)")
+    parser.add_argument("--ticks", type=int, default=1500, help="ticks of each arm that count (default 1500)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and the order of turns")
     parser.add_argument(
         "--only",

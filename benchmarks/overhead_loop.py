@@ -1,6 +1,6 @@
 """The loop that costs are measured in: an ordinary training that stands still after every tick.
 
-Whatever is compared takes turns of some ticks in one process, so that a busy machine slows all of it alike.
+Whatever is compared takes turns of a few ticks in one process, so that a busy machine slows all of it alike.
 """
 
 from __future__ import annotations
@@ -25,13 +25,8 @@ from midcourse.controller import norms
 from midcourse.policies.model import Mode
 from midcourse.policies.policy import Policy, load_policy
 
-TURN = 64
-"""Ticks of an arm at a stretch that count, after one for the caches: four times what monitors let wait, since
-a real run's ticks follow only each other."""
-
-WARM_UP = 640
-"""Ticks before the first turn that counts: by then all monitors judge."""
-
+TURN = 16  # ticks of an arm at a stretch that count, after one for the caches: as many as monitors let wait
+WARM_UP = 160  # ticks before the first turn that counts: detectors take 64 measurements before they judge
 NEVER = 10**9  # ticks between measurements of the norms, where they are to stay out of the picture
 BATCH = 16
 FEATURES = 16
