@@ -87,11 +87,14 @@ class Stalled(SignalMonitor):
     def calm(self) -> Calm | None:
         """Until the block is complete it says the same, whatever that is and whatever is measured."""
         left = self._size - len(self._block) - 1
-        says = Health.WARMUP if self._line is None else Health.OK
-        if self._cusum.onset is not None:
-            says = Health.ALARM
-        same = self._reading.health is says and self._patient
+        same = self._reading.health is self._says and self._patient
         return Calm(min(left, BLOCK)) if left > 0 and same else None
+
+    @property
+    def _says(self) -> Health:
+        if self._line is None:
+            return Health.WARMUP
+        return Health.OK if self._cusum.onset is None else Health.ALARM
 
     def _take_all(self, ticks: list[int], values: list[float]) -> Reading:
         if not self._block:

@@ -169,7 +169,8 @@ class Line:
                 fail(watch, error, tick)
                 return None
             if calm is None:
-                self._pause = 0 if watch.health is Health.OK else _PAUSE
+                if watch.health is not Health.OK:
+                    self._pause = _PAUSE
                 return None
             if all_of_them is None:
                 all_of_them = calm
